@@ -344,7 +344,7 @@ def test_a_run_on_pairs_ranks_anew(
                 share = float("número 7 " in row.completion)
                 yield number, Classification("", str(int(share)), {"0": 1 - share, "1": share})
 
-    monkeypatch.setattr("lavra.workflows.search.pair_reranker.labeller_at", lambda *_: Pairs())
+    monkeypatch.setattr("lavra.workflows.labels.pair_model.labeller_at", lambda *_: Pairs())
     index_command.main(["beir", "--language", "pt"])
     capsys.readouterr()
     assert search_command.main(["rio", "--rerank", "runs/pairs", "--json", "--top-k", "2"]) == 0
@@ -357,12 +357,12 @@ def test_a_run_on_pairs_ranks_anew(
         ({"classes": ["contradiction", "neutral", "entailment"]}, {"entailment": 1.0}),
     ):
         monkeypatch.setattr(Pairs, "facts", facts)
-        assert PairReranker("runs/pairs")._weights == values
+        assert PairReranker("runs/pairs").model.values == values
     monkeypatch.setattr(Pairs, "facts", {"classes": ["sport", "music"]})
     with pytest.raises(InputError, match=r"none of the classes of runs/pairs .*\(sport, music\)"):
         PairReranker("runs/pairs")
     monkeypatch.setattr(Pairs, "task", SimpleNamespace(kind="values"))
-    assert PairReranker("runs/pairs")._weights is None
+    assert PairReranker("runs/pairs").model.values is None
     monkeypatch.setattr(Pairs, "reader", LabelColumns("text", ("label",)))
     with pytest.raises(InputError, match="reads single texts"):
         PairReranker("runs/pairs")

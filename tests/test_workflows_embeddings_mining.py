@@ -1,19 +1,12 @@
-"""Hard negatives are near and no right answers; what is left out is counted, and the file is one to train on."""
+"""Hard negatives are near and no right answers, and what is left out is counted."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 
-from lavra.core.errors import InputError
-from lavra.workflows.embeddings import mining
-from lavra.workflows.embeddings.mining import ENOUGH, NEAR_THE_ANSWER, RIGHT, mine_negatives
-from test_tasks_embedding import write
+from lavra.workflows.embeddings.mining import ENOUGH, NEAR_THE_ANSWER, RIGHT, Pair, choose_negatives
 
 CITIES = ("Lisbon", "Porto", "Coimbra", "Braga", "Faro", "Aveiro")
 
@@ -30,71 +23,45 @@ class Overlap:
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    rows: list[dict[str, Any]] = []
+def pairs() -> list[Pair]:
+    rows: list[Pair] = []
     for city in CITIES:
-        rows.append(
-            {"query": f"which river crosses {city}?", "passage": f"The river of {city} is wide and slow.", "id": city}
-        )
-        rows.append({"query": f"which bridge has {city}?", "passage": f"The bridge of {city} is old and narrow."})
-    rows.append({"query": "which river crosses Lisbon?", "passage": "Lisbon lies where the river meets the sea."})
-    return write(tmp_path / "pairs.jsonl", rows)
+        rows.append(Pair(f"which river crosses {city}?", f"The river of {city} is wide and slow.", {"id": city}))
+        rows.append(Pair(f"which bridge has {city}?", f"The bridge of {city} is old and narrow."))
+    rows.append(Pair("which river crosses Lisbon?", "Lisbon lies where the river meets the sea."))
+    return rows
 
 
-def mined(pairs: Path, out: Path, **options: Any) -> tuple[mining.Mined, list[dict[str, Any]]]:
-    found = mine_negatives(str(pairs), out, **options)
-    return found, [json.loads(line) for line in out.read_text().splitlines()]
-
-
-def test_by_bm25_they_share_words_and_are_no_right_answers(pairs: Path, tmp_path: Path):
-    found, rows = mined(pairs, tmp_path / "out.jsonl", count=2, depth=8)
-    assert (found.rows, len(rows)) == (13, 13)
+def test_by_bm25_they_share_words_and_are_no_right_answers() -> None:
+    found = choose_negatives(pairs(), [], None, count=2, depth=8)
     right: dict[str, set[str]] = {}
-    for row in rows:
-        right.setdefault(row["query"], set()).add(row["passage"])
-    for row in rows:
-        assert not right[row["query"]] & set(row["negatives"])
-        assert len(row["negatives"]) <= 2
-    assert rows[0]["id"] == "Lisbon"
-    assert found.negatives == sum(len(row["negatives"]) for row in rows)
+    for pair in pairs():
+        right.setdefault(pair.query, set()).add(pair.passage)
+    assert len(found.negatives) == len(pairs()) == 13
+    for pair, negatives in zip(pairs(), found.negatives, strict=True):
+        assert negatives
+        assert not right[pair.query] & set(negatives)
+        assert len(negatives) <= 2
     assert found.left_out[RIGHT] > 0
     assert found.left_out[ENOUGH] > 0
+    assert found.ranks[0] == 1
 
 
-def test_a_margin_leaves_out_what_may_be_an_answer_too(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mining, "open_encoder", lambda *_, **__: Overlap())
-    further = write(
-        tmp_path / "more.jsonl", [{"text": "In Porto the river runs fast."}, {"text": "Nothing of all that."}]
-    )
-    found, rows = mined(pairs, tmp_path / "out.jsonl", model="m", count=9, passages=[str(further)], margin=0.05)
-    porto = next(row for row in rows if row["query"] == "which river crosses Porto?")
-    assert "In Porto the river runs fast." not in porto["negatives"]  # as near as the right one by the model
-    assert "The bridge of Porto is old and narrow." in porto["negatives"]
+def test_a_margin_leaves_out_what_may_be_an_answer_too() -> None:
+    further = ["In Porto the river runs fast.", "Nothing of all that."]
+    found = choose_negatives(pairs(), further, Overlap(), count=9, margin=0.05)
+    porto = found.negatives[[pair.query for pair in pairs()].index("which river crosses Porto?")]
+    assert "In Porto the river runs fast." not in porto  # as near as the right one by the model
+    assert "The bridge of Porto is old and narrow." in porto
     assert found.left_out[NEAR_THE_ANSWER] > 0
-    assert NEAR_THE_ANSWER in found.summary
-    assert found.to_json()["left_out"][NEAR_THE_ANSWER] == found.left_out[NEAR_THE_ANSWER]
-    wider, _ = mined(pairs, tmp_path / "wide.jsonl", model="m", count=9, passages=[str(further)], margin=0.9)
+    wider = choose_negatives(pairs(), further, Overlap(), count=9, margin=0.9)
     assert wider.left_out[NEAR_THE_ANSWER] > found.left_out[NEAR_THE_ANSWER]
-    assert wider.negatives < found.negatives
+    assert sum(map(len, wider.negatives)) < sum(map(len, found.negatives))
+    kept = choose_negatives(pairs(), further, Overlap(), count=20, margin=None)
+    assert NEAR_THE_ANSWER not in kept.left_out
 
 
-def test_rows_without_a_negative_are_written_and_counted(tmp_path: Path):
-    rows = [{"query": "which river?", "passage": "The river."}, {"query": "which hill?", "passage": "The river."}]
-    found, written = mined(write(tmp_path / "pairs.jsonl", rows), tmp_path / "out.jsonl")
-    assert (found.rows, found.without, found.negatives) == (2, 2, 0)
-    assert [row["negatives"] for row in written] == [[], []]
-
-
-def test_an_existing_file_and_impossible_options_are_refused(pairs: Path, tmp_path: Path):
-    out = tmp_path / "out.jsonl"
-    out.write_text("")
-    with pytest.raises(InputError, match="exists already"):
-        mine_negatives(str(pairs), out)
-    with pytest.raises(InputError, match="are not chosen among"):
-        mine_negatives(str(pairs), tmp_path / "new.jsonl", count=9, depth=3)
-    with pytest.raises(InputError, match="is no share"):
-        mine_negatives(str(pairs), tmp_path / "new.jsonl", margin=1.0)
-    texts = write(tmp_path / "texts.jsonl", [{"text": "alone"}])
-    with pytest.raises(InputError, match="single texts, and no pairs"):
-        mine_negatives(str(texts), tmp_path / "new.jsonl")
+def test_pairs_without_a_negative_have_an_empty_list() -> None:
+    found = choose_negatives([Pair("which river?", "The river."), Pair("which hill?", "The river.")], [], None)
+    assert found.negatives == [[], []]
+    assert found.ranks == [1.0, float("inf")]

@@ -146,7 +146,7 @@ def _alike(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_static_vectors_need_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export(tmp_path, tmp_path / "out", form="static", code=2)
+    export(tiny_bert(tmp_path / "bert"), tmp_path / "out", form="static", code=2)
     assert "no text was given" in capsys.readouterr().err
 
 

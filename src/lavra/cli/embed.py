@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lavra.cli.options import parse, print_json, say_last, show
-from lavra.config.embeddings import EmbedConfig
+from lavra.config.vectors import EmbedConfig
 from lavra.core.program import command
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "score": "Measure how likely options are after a prompt",
     "classify": "Label texts with a language model: from the labels alone, or from a few examples",
     "embed": "Make vectors of texts, for search, clustering and comparing",
+    "mine": "Mine rows to train an encoder or a reranker on, from pairs or documents",
     "explain": "Show what a model would write next, and what temperature, top-k and top-p leave of it",
     "export": "Write a model for transformers, with the proof that it is the same",
     "doc2query": "Train a model that writes the queries that a passage answers",
@@ -69,6 +70,7 @@ _COMPUTE = {
     "score",
     "classify",
     "embed",
+    "mine",
 }
 """Commands that run a model again and again, in tensors of the same sizes."""
 

@@ -237,7 +237,8 @@ class ExportConfig:
     """Type of the weights, for --format ct2; for onnx, int8 or float32."""
     data: Annotated[tuple[str, ...], shown(metavar="DATA…")] = ()
     """Text on which the outputs of both models are compared; some sentences that come with lavra by default. For
-    --format static, text like that which will be embedded: its tokens are counted, and the vectors tuned on it."""
+    --format static, text like that which will be embedded: its tokens are counted, and the vectors tuned on it; a run
+    that trained static vectors needs none."""
     dimensions: Annotated[int | None, shown(metavar="N")] = None
     """Size of the vectors, for --format static; 256 by default."""
     tune: Annotated[int, shown(metavar="TEXTS")] = 20_000

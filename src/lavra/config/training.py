@@ -259,7 +259,7 @@ class OptimizationConfig:
     of matrices in 8 bits."""
     learning_rate: float | None = None
     """AdamW's peak learning rate: 6e-3 from scratch (3e-3 where the output layer is tied or embeddings are not
-    normalised), 1e-4 in fine-tuning (5e-5 for embeddings), 5e-4 with an adapter; a fifth of it for lion, and ten times
+    normalised), 1e-4 in fine-tuning (2e-5 for embeddings), 5e-4 with an adapter; a fifth of it for lion, and ten times
     as much for adafactor, relative to the size of the weights."""
     embedding_lr: float | None = None
     """Peak learning rate of the embeddings: 0.15 from scratch where they are normalised (a fifth of it for lion),

@@ -26,7 +26,8 @@ class DecoderSpec:
             whether a decoder also attends to what an encoder made of a source (encoder-decoder).
         vocabulary: Number of tokens that the model can predict. The matrices are padded to a multiple of 64 rows.
         context: Largest number of tokens of a sequence.
-        depth: Number of blocks; those of the decoder in an encoder-decoder.
+        depth: Number of blocks; those of the decoder in an encoder-decoder. An encoder of none is a table of static
+            vectors, whose features are the vectors of the tokens.
         encoder_depth: Number of blocks of the encoder in an encoder-decoder; 0 means as many as the decoder has.
         decoder_start: Id of the token with which the decoder of an encoder-decoder begins.
         width: Size of the residual stream.
@@ -109,6 +110,8 @@ class DecoderSpec:
             document (n-gram copy, `lavra.models.native.ngrams`).
         prefix_attention: Whether the tokens of a prompt see each other in both directions, as in training with a
             bidirectional prefix (prefix language models).
+        silent: Id of a token whose embedding stays as it is, such as zero for the end of a text among static vectors;
+            -1 for none.
         tied: Whether the head shares the weight of the embedding.
         dropout: Dropout probability on the embeddings, the attention weights and the outputs of both branches.
         initialization: `gpt2` draws weights with a standard deviation of 0.02 and scales the outputs of the branches by
@@ -187,6 +190,7 @@ class DecoderSpec:
     bigram_embedding: int = 0
     ngram_copy: bool = False
     prefix_attention: bool = False
+    silent: int = -1
     tied: bool = False
     dropout: float = 0.0
     initialization: Literal["gpt2", "zero_out"] = "zero_out"

@@ -26,8 +26,9 @@ def refuse_impossible(spec: Any) -> None:
 
 def _refuse_sizes(spec: Any) -> None:
     for name in ("vocabulary", "context", "depth", "width", "heads"):
-        if getattr(spec, name) < 1:
-            raise InputError(f"model.{name} is {getattr(spec, name)}; it must be at least 1")
+        least = 0 if name == "depth" and spec.architecture == "encoder" else 1
+        if getattr(spec, name) < least:
+            raise InputError(f"model.{name} is {getattr(spec, name)}; it must be at least {least}")
     if not spec.head_width and spec.width % spec.heads:
         raise InputError(
             f"model.width {spec.width} is not divisible by model.heads {spec.heads}",

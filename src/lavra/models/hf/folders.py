@@ -101,7 +101,7 @@ def _load(
         named = model.named_parameters(remove_duplicate=False)
         unused = {name for name, parameter in named if id(parameter) not in used}
         of_body = [name for name in missing if name not in unused]
-        if new_head and not of_body and missing and _begin_head(model, missing):
+        if new_head and not of_body and missing and begin_head(model, missing):
             log(f"{folder} has no language-model head: it gets a new one, which shares the weight of the embedding")
             missing = []
         missing = of_body if for_task_head else missing
@@ -116,10 +116,14 @@ def _load(
 
 
 @torch.no_grad()
-def _begin_head(model: Any, missing: list[str]) -> bool:
+def begin_head(model: Any, missing: list[str]) -> bool:
     """Let a new head predict the tokens whose embeddings are nearest, and return whether it is tied to the embedding.
 
     The square matrices before the last one begin as the identity, so that the head begins with what the body knows.
+
+    Args:
+        model: Model of `transformers` with the head.
+        missing: Names of the parameters of the head that are new.
     """
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
         return False

@@ -79,7 +79,7 @@ def folder_of_adapter(adapter: Path, base: Path) -> Path:
                 **attention_options(str(base)),
             )
             merged: Any = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-            folder = _temporary("adapter")
+            folder = temporary_folder("adapter")
             merged.save_pretrained(folder)
     except (RuntimeError, ValueError, OSError, ImportError) as error:
         raise InputError(
@@ -143,7 +143,7 @@ def folder_of_gguf(file: Path) -> Path:
         with quietly():
             tokenizer: Any = AutoTokenizer.from_pretrained(**where)
             model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, **_plain_weights())
-            folder = _temporary("gguf")
+            folder = temporary_folder("gguf")
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     except Exception as error:  # the reader raises many kinds for what it does not know
@@ -163,7 +163,12 @@ def _plain_weights() -> dict[str, Any]:
     return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
-def _temporary(what: str) -> Path:
+def temporary_folder(what: str) -> Path:
+    """Return a new folder that is removed when the program ends.
+
+    Args:
+        what: What it is for, which becomes part of its name.
+    """
     folder = Path(tempfile.mkdtemp(prefix=f"lavra-{what}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

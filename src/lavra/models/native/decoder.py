@@ -57,7 +57,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.checkpointing = self.for_task_head = False
-        self.embedding = nn.Embedding(spec.padded_vocabulary, spec.size_of_embedding)
+        silent = None if spec.silent < 0 else spec.silent
+        self.embedding = nn.Embedding(spec.padded_vocabulary, spec.size_of_embedding, padding_idx=silent)
         self.bigram_embedding = (
             BigramEmbedding(spec.bigram_embedding, spec.size_of_embedding) if spec.bigram_embedding else None
         )

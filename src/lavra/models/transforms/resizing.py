@@ -85,8 +85,23 @@ def _resized(weight: nn.Parameter, rows: int) -> nn.Parameter:
     return nn.Parameter(resized, requires_grad=weight.requires_grad)
 
 
+def sides_of(root: Any) -> list[Any]:
+    """Return the models whose embeddings are resized one by one: both sides of an encoder-decoder that was made of two
+    models, else the model itself.
+
+    Args:
+        root: Model of `transformers`.
+    """
+    made_of_two = getattr(getattr(root, "config", None), "model_type", "") == "encoder-decoder"
+    return [root.encoder, root.decoder] if made_of_two else [root]
+
+
 def _resize_transformers(root: Any, vocabulary: int) -> None:
-    rows = padded(vocabulary)
+    for side in sides_of(root):
+        _resize_side(side, padded(vocabulary))
+
+
+def _resize_side(root: Any, rows: int) -> None:
     head = root.get_output_embeddings()
     apart = None if head is None or head.weight is root.get_input_embeddings().weight else head.weight
     try:

@@ -14,7 +14,7 @@ from lavra.data.tokenizers.token_bytes import BytePieces, token_bytes
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.native.decoder import Decoder
 from lavra.models.transforms.base import root_of
-from lavra.models.transforms.resizing import ResizeVocabulary
+from lavra.models.transforms.resizing import ResizeVocabulary, sides_of
 
 Method = Literal["mean", "focus"]
 Recipe = tuple[Sequence[int], Sequence[float]]
@@ -133,7 +133,10 @@ def _tables(root: Any) -> dict[str, torch.Tensor]:
     else:
         embedding, head = root.embedding, root.output
     tables = {"embedding": embedding.weight}
-    if head is not None and head.weight is not embedding.weight:
+    written = sides_of(root)[-1]
+    if written is not root:  # an encoder-decoder that was made of two models has an embedding on each side
+        tables["written"] = written.get_input_embeddings().weight
+    if head is not None and not any(head.weight is table for table in tables.values()):
         tables["head"] = head.weight
     if head is not None and head.bias is not None:
         tables["bias"] = head.bias

@@ -148,6 +148,14 @@ class Expander:
             self._done += len(window)
             self._on_progress(self._done)
 
+    def passages(self, text: str) -> list[str]:
+        """Return the chunks of a text that the generator reads whole, which is the text itself where it is short.
+
+        Args:
+            text: The text of a document.
+        """
+        return [piece.text for piece in self._pieces(text)[0]]
+
     def _pieces(self, text: str) -> tuple[list[_Piece], int]:
         """Split a text into chunks that the generator can read whole; return them and the tokens of the text."""
         tokens = self._tokens(text)

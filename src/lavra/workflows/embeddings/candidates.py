@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,11 @@ class Candidates:
 
 
 def lexical_candidates(
-    queries: Sequence[str], texts: Sequence[str], right: Sequence[frozenset[int]], depth: int
+    queries: Sequence[str],
+    texts: Sequence[str],
+    right: Sequence[frozenset[int]],
+    depth: int,
+    between: Callable[[], None] = lambda: None,
 ) -> Candidates:
     """Return the texts with the highest BM25 scores for each query.
 
@@ -52,6 +56,7 @@ def lexical_candidates(
         texts: The texts that are searched, all different.
         right: Numbers of the right texts of each query.
         depth: Most texts for a query.
+        between: Is called before each query; it may raise an error to stop.
     """
     language: Any = guess_language(texts[:_SAMPLE]).language
     settings = IndexSettings(Analyzer(language if language in ("pt", "en") else "en"), fields="doc")
@@ -59,10 +64,11 @@ def lexical_candidates(
     with scratch_folder() as folder:
         index = Index.create(folder / "index", settings)
         with index.update() as update:
-            for number, text in enumerate(texts):
+            for number, text in enumerate(track(texts, "counting words for BM25", len(texts), "texts")):
                 update.put(Document(str(number), text))
         index = Index(folder / "index")
         for row, query in enumerate(track(queries, "searching by BM25", len(queries), "queries")):
+            between()
             found, of_query = index.search(query, depth)
             places = np.array([int(name) for name in index.ids(found)], dtype=np.int64)
             numbers.append(places)

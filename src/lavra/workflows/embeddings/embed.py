@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lavra.config.embeddings import EmbedConfig
+from lavra.config.vectors import EmbedConfig
 from lavra.core.errors import InputError, Interrupted
 from lavra.core.progress import Progress, log, quiet
 from lavra.core.units import counted, show_duration
@@ -86,7 +86,7 @@ def embed(
     """
     encoder = open_encoder(model, device=device, precision=precision, dimensions=dimensions, prompts=prompts)
     vectors = encoder.encode(texts, kind=kind)
-    _say_cut(encoder)
+    say_cut(encoder)
     return vectors
 
 
@@ -185,7 +185,7 @@ def embed_files(config: EmbedConfig) -> EmbedReport:
     report.warnings = warning_lines(bad_rows)
     for line in report.warnings:
         log(line)
-    _say_cut(encoder)
+    say_cut(encoder)
     return report
 
 
@@ -394,7 +394,11 @@ def _finish(writer: VectorWriter, encoder: TextEncoder, config: EmbedConfig, rep
     )
 
 
-def _say_cut(encoder: TextEncoder) -> None:
-    """Say how much of long texts was left out."""
+def say_cut(encoder: TextEncoder) -> None:
+    """Say how much of long texts was left out.
+
+    Args:
+        encoder: What has made the vectors.
+    """
     if isinstance(encoder, NetworkEncoder) and encoder.reading.cut.cut:
         log(encoder.reading.cut.summary(encoder.reading.longest))

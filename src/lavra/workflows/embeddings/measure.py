@@ -43,7 +43,7 @@ def makes_vectors(model: str, data: Sequence[str], text_column: str, encoding: s
         text_column: Column that holds the text of plain data.
         encoding: Encoding of the files.
     """
-    task = _task_of(Path(model))
+    task = trained_task(Path(model))
     if task is not None or not data:
         return task == _NAME
     described = describe_data(TrainConfig(data=tuple(data), text=TextConfig(column=text_column, encoding=encoding)))
@@ -53,13 +53,17 @@ def makes_vectors(model: str, data: Sequence[str], text_column: str, encoding: s
     return found is not None and bool(found.second)
 
 
-def _task_of(path: Path) -> str | None:
-    """Return the name of the task whose head a model has; None for a model without a head."""
+def trained_task(path: Path) -> str | None:
+    """Return the name of the task whose head a model has; None for a model without a head.
+
+    Args:
+        path: A run, one of its checkpoints, or a model folder.
+    """
     if is_run(path):
         plan = RunFolder(path).plan
         return plan.get("task") if "head" in plan.get("facts", {}) else None
     if path.parent.name == "checkpoints" and is_run(path.parent.parent):
-        return _task_of(path.parent.parent)
+        return trained_task(path.parent.parent)
     return read_json(path / HEAD_FILE)["task"] if (path / HEAD_FILE).is_file() else None
 
 
@@ -141,7 +145,7 @@ def _run_of(path: Path) -> RunFolder | None:
     """Return the run that a model is of; None for a model that comes from no run for vectors."""
     if path.parent.name == "checkpoints":
         path = path.parent.parent
-    return RunFolder(path) if is_run(path) and _task_of(path) == _NAME else None
+    return RunFolder(path) if is_run(path) and trained_task(path) == _NAME else None
 
 
 def _own_rows(run: RunFolder | None, model: str) -> list[dict[str, Any]]:

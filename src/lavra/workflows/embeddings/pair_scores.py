@@ -1,58 +1,142 @@
-"""How well a passage answers a query, by a model that reads both together: raw scores, which differ by margins."""
+"""How well a passage answers a query, by a teacher: raw scores, which differ by margins."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lavra.core.disk.run_folder import is_run
 from lavra.core.errors import InputError
-from lavra.data.examples.labelled import LabelColumns
-from lavra.data.examples.rows import ExampleRow
-from lavra.data.readers.rows import BadRows
+from lavra.core.progress import Progress, quiet
+from lavra.search.expansion.cache import ExpansionCache, key_of_content
+from lavra.search.expansion.query_generator import fingerprint_of, weights_fingerprint
 from lavra.search.experiment import sentence_models
 from lavra.search.experiment.sentence_models import kind_of, open_sentence_model
-from lavra.tasks.label_predictions import outputs_of
-from lavra.tasks.labelled_dataset import LabelledDataset
-from lavra.tasks.labelled_text import LabelledTextTask
 from lavra.training.devices import choose_device
-from lavra.workflows.labels.given_rows import given_rows, task_of
-from lavra.workflows.models.open import open_model
+from lavra.vectors.protocols import TextEncoder
+from lavra.workflows.embeddings.measure import trained_task
+from lavra.workflows.embeddings.open_encoder import open_encoder
+from lavra.workflows.labels.labeller import linear_at
+from lavra.workflows.labels.pair_model import PairModel
+
+COSINE_SCALE = 20.0
+"""Number by which the cosines of an encoder are multiplied, so that they spread as raw scores do. It is one over the
+temperature of MarginMSE: a pupil that learns the margins has the cosines of its teacher."""
+
+_SCORED_AT_ONCE = 512
+"""Pairs whose scores are stored together."""
 
 
-def pair_scores(model: str, pairs: Sequence[tuple[str, str]], device: str = "auto") -> NDArray[np.float64]:
-    """Return the raw score of each pair, (pairs,), before any sigmoid: probabilities would flatten the margins.
+class Teacher(Protocol):
+    """Says how well a passage answers a query, as a raw score: differences of scores mean the same everywhere."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything on which a score depends besides the pair."""
+        ...
+
+    def raw_scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+        """Return the score of each pair, (pairs,); higher is better.
+
+        Args:
+            pairs: Queries with passages.
+        """
+        ...
+
+
+class CrossEncoderTeacher:
+    """A cross-encoder of sentence-transformers, without the activation that would flatten the differences.
 
     Args:
-        model: A run on pairs of texts (classification, of which the last class is the answer, or regression), or a
-            folder with a cross-encoder of sentence-transformers.
-        pairs: Queries with passages.
-        device: Device that computes.
+        folder: The folder of the model; nothing is downloaded.
+        device: Device that computes: auto, cpu, cuda or mps.
+    """
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self._model = open_sentence_model(folder, "cross-encoder", choose_device(device))
+        self.fingerprint = fingerprint_of("cross-encoder, raw", weights_fingerprint(self._model.model))
+
+    def raw_scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+        """Return the score of each pair; see `Teacher`."""
+        return np.asarray(sentence_models.pair_scores(self._model, pairs, raw=True), dtype=np.float64)
+
+
+class EncoderTeacher:
+    """An encoder of texts: the cosine of query and passage, times `COSINE_SCALE`.
+
+    Args:
+        encoder: Makes the vectors.
+    """
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder = encoder
+        self.fingerprint = fingerprint_of("cosines", encoder.fingerprint)
+
+    def raw_scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+        """Return the score of each pair; see `Teacher`."""
+        queries = self._encoder.encode([query for query, _ in pairs], kind="query").astype(np.float64)
+        passages = self._encoder.encode([passage for _, passage in pairs], kind="passage")
+        return COSINE_SCALE * (queries * passages).sum(1)
+
+
+def open_teacher(location: str, device: str = "auto") -> Teacher:
+    """Open what says how well a passage answers a query.
+
+    Args:
+        location: A folder with a cross-encoder of sentence-transformers; a run on pairs of texts with labels or scores;
+            or an encoder of texts, as `open_encoder` opens it.
+        device: Device that computes: auto, cpu, cuda or mps.
 
     Raises:
-        InputError: If the model reads no pairs.
+        InputError: If there is no such model, or it was trained for labels of something else than pairs.
     """
-    if kind_of(Path(model)) == "cross-encoder":
-        encoder = open_sentence_model(Path(model), "cross-encoder", choose_device(device))
-        return np.asarray(sentence_models.pair_scores(encoder, pairs, raw=True), dtype=np.float64)
-    return _by_our_model(model, pairs, device)
+    path = Path(location)
+    if not is_run(path) and kind_of(path) == "cross-encoder":
+        return CrossEncoderTeacher(path, device)
+    if linear_at(location) is None and trained_task(path) in (None, "embedding"):
+        return EncoderTeacher(open_encoder(location, device=device))
+    try:
+        return PairModel(location, device)
+    except InputError as error:
+        raise InputError(f"{location} cannot teach: {error.message}", error.remedy) from error
 
 
-def _by_our_model(model: str, pairs: Sequence[tuple[str, str]], device: str) -> NDArray[np.float64]:
-    opened = open_model(model, device)
-    task, reader = task_of(opened)
-    if not isinstance(reader, LabelColumns) or not reader.second or not isinstance(task, LabelledTextTask):
-        raise InputError(
-            f"{model} reads no pairs of texts", "train one: lavra train pairs.jsonl with text1, text2, label"
-        )
-    rows = [ExampleRow("pairs", f"pair {number}", query, passage) for number, (query, passage) in enumerate(pairs)]
-    scores = np.full(len(pairs), np.nan)
-    with given_rows(opened, rows, BadRows()) as trained:
-        assert isinstance(trained.dataset, LabelledDataset)
-        numbers = [row["row"] for row in trained.dataset.labelled(validation=True)]
-        for place, outputs in outputs_of(trained):
-            # Of two classes the logit is the difference of theirs.
-            scores[numbers[place]] = float(outputs[-1] - outputs[:-1].logsumexp(0) if len(outputs) > 1 else outputs[0])
-    return scores
+def teacher_scores(
+    teacher: Teacher, pairs: Sequence[tuple[str, str]], cache: ExpansionCache, between: Callable[[], None]
+) -> dict[tuple[str, str], float]:
+    """Return the teacher's score of each pair, not a number where it has none.
+
+    Args:
+        teacher: The teacher.
+        pairs: Queries with passages.
+        cache: The cache, which is asked before anything is computed.
+        between: Is called between blocks of pairs, whose scores are in the cache then; it may raise an error to stop.
+    """
+    name, found = teacher.fingerprint, dict[tuple[str, str], float]()
+    different = list(dict.fromkeys(pairs))
+    with Progress("scoring by the teacher", len(different), "pairs") as progress:
+        computed = False
+        for start in range(0, len(different), _SCORED_AT_ONCE):
+            between()
+            keys = {key_of_content("raw", name, *pair): pair for pair in different[start : start + _SCORED_AT_ONCE]}
+            known = cache.get(list(keys))
+            missing = {key: pair for key, pair in keys.items() if key not in known}
+            if missing:
+                with quiet(computed):  # what the teacher cuts off is said of the first pairs, and not again and again
+                    made = teacher.raw_scores(list(missing.values())).tolist()
+                new = {key: score if math.isfinite(score) else None for key, score in zip(missing, made, strict=True)}
+                cache.put(new)
+                known |= new
+                computed = True
+            found |= {keys[key]: math.nan if score is None else score for key, score in known.items()}
+            done = start + len(keys)
+            if computed:
+                progress.update(done)
+            else:
+                progress.start_from(done)
+    return found

@@ -18,6 +18,7 @@ from lavra.core.units import counted
 from lavra.data.readers.documents import read_rows
 from lavra.data.readers.rows import OnBadRow
 from lavra.models.certificate import FILE
+from lavra.models.native.decoder import Decoder
 from lavra.models.vector_certificate import demand_sentence_transformers
 from lavra.vectors.distilling import (
     principal_components,
@@ -28,8 +29,15 @@ from lavra.vectors.distilling import (
 )
 from lavra.vectors.encoder import NetworkEncoder
 from lavra.vectors.static import StaticEncoder
-from lavra.workflows.embeddings.open_encoder import encoder_of, open_parts
-from lavra.workflows.export.sentence_transformers import COMPARED_TEXTS, VectorExport, certified, read_export
+from lavra.workflows.embeddings.open_encoder import EncoderParts, encoder_of, open_parts
+from lavra.workflows.export.sentence_transformers import (
+    COMPARED_TEXTS,
+    VectorExport,
+    certified,
+    compared_texts,
+    read_export,
+)
+from lavra.workflows.models.static_base import is_static, static_of
 
 DIMENSIONS = 256
 """Size of the vectors where none is asked for, or the width of the model if that is less."""
@@ -52,6 +60,8 @@ def export_static(
     force: bool = False,
 ) -> VectorExport:
     """Distil an encoder into static vectors (see `lavra.vectors.distilling`), and write them as a folder.
+
+    Of a run that trained static vectors, these are written as they are.
 
     The folder is opened by `open_encoder`, and by sentence-transformers in a fresh process, whose vectors are compared.
 
@@ -77,16 +87,18 @@ def export_static(
         LavraError: If sentence-transformers is not installed.
     """
     out = Path(out)
+    demand_sentence_transformers()
+    check_replaceable(out, force=force or (out / FILE).exists(), inputs=[model, *data])
+    parts = open_parts(model)
+    if isinstance(parts.model, Decoder) and is_static(parts.model):
+        return _as_they_are(parts, parts.model, out, compared_texts(data, text_column, on_bad_row, encoding), force)
     if not data:
         raise InputError(
             "static vectors are weighted by how frequent the tokens of your text are, and no text was given",
             "name text like that which you will embed: --data TEXT…",
         )
-    demand_sentence_transformers()
-    check_replaceable(out, force=force or (out / FILE).exists(), inputs=[model, *data])
     rows = read_rows(data, text_column=text_column, on_bad_row=on_bad_row, encoding=encoding, wanted=())
     texts = list(dict.fromkeys(row.text for row in rows))
-    parts = open_parts(model)
     size = dimensions or min(DIMENSIONS, parts.size)
     if not 1 <= size <= parts.size:
         raise InputError(
@@ -111,6 +123,23 @@ def export_static(
     with building_folder(out, request=request, force=force, inputs=[model, *data], kind="exported model") as building:
         static.save(building)
         return certified(static, building, out, "static", texts[:COMPARED_TEXTS], facts)
+
+
+def _as_they_are(parts: EncoderParts, model: Decoder, out: Path, texts: list[str], force: bool) -> VectorExport:
+    """Write static vectors that were trained, which there is nothing to distil of."""
+    request = one_line([version("lavra"), "static", parts.fingerprint(parts.size), texts])
+    if not force and was_made_by(out, request):
+        log(f"{out} holds this export already, whole")
+        return read_export(out, "static")
+    if parts.about != {"pooling": "mean", "layers": 0}:
+        raise InputError(
+            f"the vectors of {parts.place} are no plain means of the vectors of tokens", "train it with mean pooling"
+        )
+    static = static_of(model, parts.tokenizer, parts.prompts, normalise=parts.normalise)
+    facts = {"dimensions": static.dimensions, "tokens": len(static.table), "of": parts.place}
+    with building_folder(out, request=request, force=force, inputs=[parts.place], kind="exported model") as building:
+        static.save(building)
+        return certified(static, building, out, "static", texts, facts)
 
 
 def distil(encoder: NetworkEncoder, texts: list[str], dimensions: int, tune: int) -> tuple[StaticEncoder, float]:

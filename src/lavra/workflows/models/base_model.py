@@ -16,6 +16,7 @@ from lavra.core.progress import log
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.models.certificate import FILE, certify
 from lavra.models.hf.model import HFModel, set_dropout
+from lavra.models.hf.warm_start import folder_with_decoder
 from lavra.models.native.building import count_parameters
 from lavra.models.native.decoder import Decoder
 from lavra.models.native.store import decoder_from
@@ -24,10 +25,11 @@ from lavra.models.transforms.positions import weights_without_head
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataDescription
-from lavra.tasks.table import choose_task
+from lavra.tasks.table import choose_task, tasks
 from lavra.workflows.models.known_certificates import certificate_key, keep_certificate, known_certificate
 from lavra.workflows.models.open import OpenModel, open_model
 from lavra.workflows.models.saved_base import BASE
+from lavra.workflows.models.static_base import is_static, open_static, rate_of_static
 from lavra.workflows.models.surgery import Surgery, operated_model
 
 WINDOW = {"cpu": 512, "mps": 512, "cuda": 1024}
@@ -36,6 +38,9 @@ WINDOW = {"cpu": 512, "mps": 512, "cuda": 1024}
 _SOURCE_WINDOW = 512
 """Default lengths in tokens of the source and of the target of an encoder-decoder."""
 _TARGET_WINDOW = 256
+
+ADDED_DECODER_RATE = 3e-4
+"""AdamW's rate for an encoder with a new decoder: higher than usual, because its cross-attention is untrained."""
 
 _SHAPE = (
     "architecture",
@@ -91,6 +96,8 @@ class Base:
         another_vocabulary: Whether its vocabulary was changed for this run, so that rows of its embedding are new.
         surgery: What was changed in its positions; None for nothing.
         growth: Tokens that the model computes for each token of text, see `lavra.objectives.room.Room`.
+        rate: AdamW's usual rate where it is not that of the task: for an encoder with a new decoder, and for static
+            vectors; None for others.
     """
 
     place: str
@@ -109,6 +116,7 @@ class Base:
     another_vocabulary: bool = False
     surgery: Surgery | None = None
     growth: float = 1.0
+    rate: float | None = None
 
     @property
     def model(self) -> Decoder | HFModel:
@@ -133,7 +141,15 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
     """
     assert config.base is not None
     _refuse_shapes(config.model)
-    opened, surgery = operated_model(open_model(config.base, "cpu", new_head=True), config.model)
+    opened, surgery = operated_model(
+        open_static(config.base) or open_model(config.base, "cpu", new_head=True), config.model
+    )
+    rate = None
+    if is_static(opened.model):
+        assert isinstance(opened.model, Decoder)
+        rate = rate_of_static(opened.model)
+    elif writes_alone(config) and opened.model.kind == "encoder":
+        opened, rate = _with_decoder(opened, config.seed), ADDED_DECODER_RATE
     model = opened.model
     kind: ModelKind = model.kind
     if opened.task is not None:  # its head froze what only predicting tokens uses
@@ -141,6 +157,12 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name not in unused)
     task, objective = choose_task(config.task, config.objective.name, kind, data, opened.place)
+    if is_static(model) and task.rows == "text":
+        raise InputError(
+            f"{opened.place} holds static vectors, which predict no tokens",
+            "give rows that vectors are learned from: pairs, scored pairs or margins, or bare text with --task "
+            "embedding --objective simcse",
+        )
     window, source = windows_of(config, model.context, is_rotary(model), kind, device)
     wanted = window
     if kind == "encoder-decoder" and task.rows == "text":  # what is read and what is written are one text
@@ -155,7 +177,31 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
         opened = replace(opened, model=fitted)
     else:
         set_dropout(model, dropout)
-    return replace(base_of(opened, task, objective, room.context, source), surgery=surgery, growth=room.growth)
+    found = base_of(opened, task, objective, room.context, source)
+    return replace(found, surgery=surgery, growth=room.growth, rate=rate)
+
+
+def writes_alone(config: TrainConfig) -> bool:
+    """Return whether the task or the objective that a request names is for models that write, and for no encoder.
+
+    Args:
+        config: The request.
+    """
+    task, objective = config.task, config.objective.name
+    if task == "auto" and objective == "auto":
+        return False
+    asked = [one for one in tasks() if task in ("auto", one.name) and objective in ("auto", *one.objectives)]
+    return any("encoder-decoder" in one.kinds for one in asked) and not any("encoder" in one.kinds for one in asked)
+
+
+def _with_decoder(opened: OpenModel, seed: int) -> OpenModel:
+    """Return an encoder with a decoder added to it, because it is to write."""
+    if opened.folder is None or isinstance(opened.model, Decoder):
+        raise InputError(
+            f"{opened.place} is an encoder of lavra's own, to which no decoder can be added",
+            "give an encoder of transformers (BERT, RoBERTa, XLM-R, E5, …), or an encoder-decoder",
+        )
+    return replace(open_model(str(folder_with_decoder(opened.folder, seed)), "cpu"), place=opened.place)
 
 
 def base_of(opened: OpenModel, task: Task, objective: str, window: int, source_window: int) -> Base:

@@ -9,22 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from lavra.config.search import Doc2QueryConfig
-from lavra.config.training import MachineConfig, ModelConfig, OptimizationConfig, TextConfig, TrainConfig
+from lavra.config.training import (
+    MachineConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizationConfig,
+    TextConfig,
+    TrainConfig,
+)
 from lavra.config.transforms import TransformConfig
 from lavra.core.disk.files import write_json
 from lavra.core.disk.json_lines import one_line
 from lavra.core.disk.replacing import check_replaceable, check_replaceable_file
-from lavra.core.disk.run_folder import RunFolder
+from lavra.core.disk.run_folder import RunFolder, is_run
 from lavra.core.errors import InputError
 from lavra.core.progress import log, printable
 from lavra.core.units import counted
 from lavra.data.readers.lines import warning_lines
 from lavra.data.readers.rows import BadRows
-from lavra.data.tokenizers.tokenizer import choose_vocabulary_size
+from lavra.data.tokenizers.tokenizer import Tokenizer, choose_vocabulary_size
 from lavra.evaluation.text_overlap import TextOverlap, text_overlap
 from lavra.models.families.importing import read_config
 from lavra.models.hf.kinds import choose_kind
-from lavra.models.hf.warm_start import make_encoder_decoder
 from lavra.search.expansion.prompts import BARE, QueryPrompt, is_recorded, prompt_of
 from lavra.search.expansion.query_generator import ModelQueryGenerator, reads_with_encoder
 from lavra.search.expansion.scorers import LikelihoodScorer
@@ -51,9 +57,6 @@ _VALIDATION_SHARE = 0.03
 
 _TRAINING_SHARE = 0.93
 """Share of the time budget for training; generating and comparing queries takes the rest."""
-
-_WARM_START_LR = 3e-4
-"""Peak learning rate of an encoder with a new decoder: higher than usual, because its cross-attention is untrained."""
 
 _FEWEST_TOKENS = 64
 """Least length in tokens of the chunks that the generator is given later."""
@@ -117,15 +120,15 @@ def train_generator(config: Doc2QueryConfig) -> Generator:
     """
     out = Path(config.out) if config.out else _new_folder(config)
     check_replaceable(out, force=config.force, inputs=[config.pairs, *([config.base] if config.base else [])])
-    config = _with_decoder(config, out)
-    prompt = _prompt(config)
+    encoder = _encoder(config)
+    prompt = _prompt(config, encoder)
     problems = BadRows()
     data = _rows_of(out)
     check_replaceable_file(data, force=config.force, inputs=[config.pairs])
     validation_set, language = _write_rows(config, prompt, data, problems)
     for line in warning_lines(problems):
         log(line)
-    run = train(_request(config, data, out))
+    run = train(_request(config, data, out, reads=encoder is not None))
     opened = open_model(str(run.path), config.device, config.precision)
     prompt = replace(prompt, language=language, trained_on=config.pairs)
     if config.base is None:
@@ -149,32 +152,33 @@ def _rows_of(out: Path) -> Path:
     return out.with_name(f"{out.name}-pairs.jsonl")
 
 
-def _with_decoder(config: Doc2QueryConfig, out: Path) -> Doc2QueryConfig:
-    """Add a decoder to a pretrained encoder, initialised with the encoder's weights (Rothe et al., arXiv 1907.12461).
-
-    The new model is written into a folder beside the run. Other base models are left as they are.
-    """
-    folder = hugging_face_folder(config.base) if config.base else None
-    if folder is None or choose_kind(read_config(folder), folder) != "encoder":
-        return config
-    made = out.with_name(f"{out.name}-base")
-    log(f"{config.base} is an encoder; a decoder initialised with the same weights is added: {made}")
-    make_encoder_decoder(folder, made, seed=config.seed, force=True)
-    return replace(config, base=str(made), learning_rate=config.learning_rate or _WARM_START_LR)
+def _encoder(config: Doc2QueryConfig) -> Path | None:
+    """Return the folder of a base model that is an encoder, to which training adds a decoder (Rothe et al., arXiv
+    1907.12461); None for other base models."""
+    if config.base is None:
+        return None
+    run = Path(config.base)
+    folder = hugging_face_folder(str(run / "model") if is_run(run) else config.base)
+    return None if folder is None or choose_kind(read_config(folder), folder) != "encoder" else folder
 
 
-def _prompt(config: Doc2QueryConfig) -> QueryPrompt:
+def _prompt(config: Doc2QueryConfig, encoder: Path | None) -> QueryPrompt:
     """Return the prompt: the recorded one of a generator; the bare passage for an encoder; else one with a mark that
     tells a decoder where the passage ends."""
     if config.base is None:
         return QueryPrompt()
     if is_recorded(config.base):
         return prompt_of(config.base, BARE)
+    if encoder is not None:
+        return _bare(Tokenizer.load(encoder))
     opened = open_model(config.base, "cpu")
-    if not reads_with_encoder(opened.model):
-        return QueryPrompt()
+    return _bare(opened.tokenizer) if reads_with_encoder(opened.model) else QueryPrompt()
+
+
+def _bare(tokenizer: Tokenizer) -> QueryPrompt:
+    """Return the prompt for an encoder, with a mark between queries that the tokenizer can write."""
     for separator in (" |", " ;"):
-        if separator.strip() in opened.tokenizer.decode(opened.tokenizer.encode(f"a{separator} b")):
+        if separator.strip() in tokenizer.decode(tokenizer.encode(f"a{separator} b")):
             return replace(BARE, separator=separator.strip())
     return BARE
 
@@ -215,7 +219,8 @@ def _write_rows(
     return validation_set[: config.validation_documents], guess.language or ""
 
 
-def _request(config: Doc2QueryConfig, data: Path, out: Path) -> TrainConfig:
+def _request(config: Doc2QueryConfig, data: Path, out: Path, *, reads: bool) -> TrainConfig:
+    """Return the request of the training; `reads` says that the base model is an encoder, which gets a decoder."""
     vocabulary = choose_vocabulary_size(data.stat().st_size) if config.base is None else None
     lengths = (config.budget, config.epochs, config.steps)
     budget = config.budget if any(one is not None for one in lengths) else DEFAULT_BUDGET
@@ -231,6 +236,7 @@ def _request(config: Doc2QueryConfig, data: Path, out: Path) -> TrainConfig:
         samples=0,
         check=config.check,
         transforms=TransformConfig(freeze=config.freeze),
+        objective=ObjectiveConfig(name="seq2seq" if reads else "auto"),
         text=TextConfig(validation_share=0.02, vocabulary=vocabulary),
         model=ModelConfig(context=(config.context or _CONTEXT) if config.base is None else config.context),
         optimization=OptimizationConfig(learning_rate=config.learning_rate),

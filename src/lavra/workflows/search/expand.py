@@ -98,8 +98,8 @@ def expand(config: ExpandConfig) -> ExpansionReport:
     opened = open_query_generator(config)
     scorer = open_query_scorer(config, opened)
     request = _request(config, opened, scorer)
-    _check_out(out, request, config.force)
-    report = ExpansionReport(str(out), warnings=_check_compatibility(opened, sample))
+    check_out(out, request, config.force)
+    report = ExpansionReport(str(out), warnings=check_compatibility(opened, sample))
     out.parent.mkdir(parents=True, exist_ok=True)
     cache = Path(config.cache) if config.cache else out.with_name(out.name + ".cache")
     with ExpansionCache(cache) as kept, StopRequest() as stop:
@@ -133,8 +133,16 @@ def expand(config: ExpandConfig) -> ExpansionReport:
     return report
 
 
-def _check_compatibility(opened: OpenQueryGenerator, sample: list[str]) -> list[str]:
-    """Print and return warnings about a generator that does not fit the corpus; refuse one without its letters."""
+def check_compatibility(opened: OpenQueryGenerator, sample: list[str]) -> list[str]:
+    """Print and return warnings about a generator that does not fit the corpus.
+
+    Args:
+        opened: The generator.
+        sample: Texts of the corpus.
+
+    Raises:
+        InputError: If its tokenizer lacks letters of the corpus.
+    """
     found = [
         check_vocabulary(opened.writer.tokenizer, sample),
         generator_language_warning(sample, opened.prompt.language),
@@ -160,8 +168,17 @@ def _request(config: ExpandConfig, opened: OpenQueryGenerator, scorer: QueryScor
     }
 
 
-def _check_out(out: Path, request: dict[str, Any], force: bool) -> None:
-    """Refuse to replace the file of another request; that of the same request is brought up to date."""
+def check_out(out: Path, request: dict[str, Any], force: bool) -> None:
+    """Refuse to replace the file of another request; that of the same request is brought up to date.
+
+    Args:
+        out: The file.
+        request: Everything that its contents depend on, as plain values.
+        force: Whether the file of another request may be replaced too.
+
+    Raises:
+        InputError: If there is such a file.
+    """
     if not out.exists() or force:
         return
     provenance = read_provenance(out)

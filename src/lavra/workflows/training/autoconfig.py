@@ -425,6 +425,8 @@ def _warm_start(
     """Return the fields of the plan about the optimiser and the warm start, on which its learning rates depend."""
     adapting, adapter = learner.base is not None, config.transforms.adapter.kind != "none"
     shape, rate = None if adapting else learner.spec, learner.task.adapting_rate
+    if learner.base is not None and learner.base.rate is not None:
+        rate = learner.base.rate
     options = optimizer_options(config.optimization, adapting, adapter, shape, rate)
     plain = not adapting and learner.task.counts_ngrams
     contexts = contexts_to_count(config, learner.spec if plain else None, learner.flops_per_token, tokens)

@@ -1,4 +1,4 @@
-"""The options of vectors of texts."""
+"""The options of `lavra embed`: vectors of the texts of files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class EmbedConfig(InferenceConfig):
     """Vectors for the texts of files.
 
     Examples:
-        >>> from lavra.config.embeddings import EmbedConfig
+        >>> from lavra.config.vectors import EmbedConfig
         >>> EmbedConfig(model="runs/encoder", data=("news.jsonl",), out="news.npy").kind
         'text'
     """
