@@ -19,6 +19,7 @@ from lavra.models.hf.model import HFModel, set_dropout
 from lavra.models.native.building import count_parameters, decoder_of
 from lavra.models.native.decoder import Decoder
 from lavra.models.spec import DecoderSpec
+from lavra.objectives.room import Room
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataDescription
@@ -82,11 +83,11 @@ class Base:
         depth: Number of blocks.
         width: Size of the hidden states.
         supports_packing: Whether the model can keep the documents of one sequence apart.
-        flops_per_token: FLOPs of a training step for each token.
+        flops_per_token: FLOPs of a training step for each token that is read, if every one is predicted.
         tokenizer: The model's own tokenizer.
         opened: The model itself; None where only its shape was read, for a plan.
         another_vocabulary: Whether its vocabulary was changed for this run, so that rows of its embedding are new.
-        growth: Tokens that the model computes for each token of text, see `lavra.objectives.room.Room`.
+        room: What the objective makes of a text; None for a text as it is.
     """
 
     place: str
@@ -103,7 +104,7 @@ class Base:
     tokenizer: Tokenizer
     opened: OpenModel | None = None
     another_vocabulary: bool = False
-    growth: float = 1.0
+    room: Room | None = None
 
     @property
     def model(self) -> Decoder | HFModel:
@@ -150,7 +151,7 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
         opened = replace(opened, model=fitted)
     else:
         set_dropout(model, dropout)
-    return replace(base_of(opened, task, objective, room.context, source), growth=room.growth)
+    return replace(base_of(opened, task, objective, room.context, source), room=room)
 
 
 def base_of(opened: OpenModel, task: Task, objective: str, window: int, source_window: int) -> Base:
