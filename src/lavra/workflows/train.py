@@ -10,6 +10,7 @@ from lavra.core.disk.sweep_folder import is_sweep
 from lavra.core.errors import InputError
 from lavra.workflows.datasets.text import request_of
 from lavra.workflows.labels.cross_validation import cross_validate, resume_folds
+from lavra.workflows.labels.measured import measure, train_and_measure
 from lavra.workflows.labels.staged_run import resume_stages, train_in_stages
 from lavra.workflows.training.resume import resume as resume_one
 from lavra.workflows.training.train import train as train_one
@@ -17,7 +18,7 @@ from lavra.workflows.tuning.sweep import resume_sweep
 
 
 def train(config: TrainConfig, began: float | None = None) -> RunFolder:
-    """Train a model as a request says: once, cross-validated where it names folds, or in stages.
+    """Train a model as a request says: once, cross-validated where it names folds, in stages, or measured on labels.
 
     Args:
         config: The request.
@@ -32,6 +33,8 @@ def train(config: TrainConfig, began: float | None = None) -> RunFolder:
         Interrupted: After a signal to stop; `resume` continues.
         Diverged: If the loss stays not finite, by the policy for anomalies.
     """
+    if config.measure is not None:
+        return train_and_measure(config, began)
     if config.folds is not None:
         return cross_validate(config, began)
     return train_in_stages(config, began) if has_stages(config) else train_one(config, began)
@@ -64,7 +67,10 @@ def resume(folder: Path | str, *, micro_batch_size: int | None = None) -> RunFol
         return resume_sweep(run).run
     config = request_of(run)
     if config.folds is None and not has_stages(config):
-        return resume_one(folder, micro_batch_size=micro_batch_size)
+        done = resume_one(folder, micro_batch_size=micro_batch_size)
+        if config.measure is not None:
+            measure(done, config)
+        return done
     if micro_batch_size is not None:
         raise InputError(
             "--micro-batch-size is for a single run", f"resume the model that was stopped by its folder in {run.path}"
