@@ -65,7 +65,8 @@ def trainer_of(kind: str, report: Any = None) -> Trainer:
 def test_a_compiled_step_of_every_kind_is_compiled_and_right(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any):
     from torch._dynamo.utils import counters
 
-    monkeypatch.setattr(os, "environ", dict(os.environ) | {"XDG_CACHE_HOME": str(tmp_path)})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # Inductor's own code reads the environment, too
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     torch._dynamo.reset()
     counters.clear()
     told: list[str] = []

@@ -211,7 +211,7 @@ def test_the_encoder_is_exported_with_what_it_learned_alone(run: lavra.Run, text
 
 def test_a_plan_knows_the_cost_of_both(text: Path):
     options = {name: value for name, value in SMALL.items() if name not in ("checkpoint_every", "samples")}
-    report, alone = (lavra.plan(text, **{**options, "objective": {"name": one}}) for one in ("electra", "mlm"))
+    report: Any = lavra.plan(text, hardware="rtx-4090", **{**options, "machine": {"precision": "fp32"}})
     assert report.forecast is None
     assert "generator" in str(report.no_forecast)
     assert report.plan is not None
@@ -223,7 +223,6 @@ def test_a_plan_knows_the_cost_of_both(text: Path):
     peaks = [estimate_memory(one, 8) for one in (with_generator, replace(with_generator, generator=0.0))]
     assert peaks[0].weights > peaks[1].weights
     assert peaks[0].peak > peaks[1].peak
-    assert alone.plan is not None
 
 
 def test_every_check_is_passed(text: Path, tmp_path: Path):

@@ -144,7 +144,7 @@ def test_every_objective_of_text_has_a_forecast_or_a_reason():
 @pytest.mark.parametrize("name", ["mlm", "span-corruption", "ul2", "prefix-lm", "mlm+causal"])
 def test_a_plan_says_why_there_is_no_forecast(text: Path, name: str):
     options = {key: value for key, value in SMALL.items() if key not in ("samples", "check")}
-    report = lavra.plan(text, steps=2, objective={"name": name}, hardware="rtx-4090", **options)
+    report: Any = lavra.plan(text, steps=2, objective={"name": name}, hardware="rtx-4090", **options)
     assert report.forecast is None
     assert report.to_json()["no_forecast"]
     from lavra.reports.forecast import show_plan_report
@@ -164,6 +164,6 @@ def test_a_run_says_it_and_keeps_it(text: Path, tmp_path: Path, capsys: pytest.C
 
 def test_a_forecast_of_fim_says_whose_law_it_is(text: Path):
     options = {key: value for key, value in SMALL.items() if key not in ("samples", "check")}
-    report = lavra.plan(text, steps=2, objective={"name": "fim"}, hardware="rtx-4090", **options)
+    report: Any = lavra.plan(text, steps=2, objective={"name": "fim"}, hardware="rtx-4090", **options)
     assert report.forecast is not None
     assert any("causal runs" in note for note in report.notes)
