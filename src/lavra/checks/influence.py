@@ -14,7 +14,7 @@ from torch import nn
 
 from lavra.checks.base import CheckContext, CheckResult
 from lavra.checks.batches import ENCODER_INPUTS, counted, cut, only, spans
-from lavra.models.protocols import IGNORED, PREFIX, Batch, eval_mode
+from lavra.models.protocols import IGNORED, PREFIX, REPLACEABLE, Batch, eval_mode
 from lavra.training.acceleration.temporary_weights import full_precision, lively
 
 _POSITIONS = 2  # target positions at which gradients are computed
@@ -174,8 +174,9 @@ def _influence(
     Returns:
         The norms; None if no embedding was called with these token ids.
     """
+    free = batch.model_inputs.get(REPLACEABLE) if inputs is None else None
     inputs = batch.inputs if inputs is None else inputs
-    with _captured(check_context.module, inputs) as outputs:
+    with _captured(check_context.module, inputs, free) as outputs:
         loss = check_context.objective.loss(check_context.model, only(batch, 0, place))
         if not outputs:
             return None
@@ -185,12 +186,20 @@ def _influence(
 
 
 @contextmanager
-def _captured(module: nn.Module, inputs: torch.Tensor) -> Iterator[list[torch.Tensor]]:
-    """Collect the outputs of embeddings of `inputs` during the block, as tensors that require gradients."""
+def _captured(
+    module: nn.Module, inputs: torch.Tensor, free: torch.Tensor | None = None
+) -> Iterator[list[torch.Tensor]]:
+    """Collect the outputs of embeddings of `inputs` during the block, as tensors that require gradients.
+
+    Where `free` is true, any token may stand in place of that of `inputs`.
+    """
     outputs: list[torch.Tensor] = []
 
+    def fixed(ids: torch.Tensor) -> torch.Tensor:
+        return ids if free is None else ids.masked_fill(free, 0)
+
     def note(_: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        if arguments and arguments[0].shape == inputs.shape and torch.equal(arguments[0], inputs):
+        if arguments and arguments[0].shape == inputs.shape and torch.equal(fixed(arguments[0]), fixed(inputs)):
             output = output if output.requires_grad else output.detach().requires_grad_()
             outputs.append(output)
         return output

@@ -226,21 +226,27 @@ class ObjectiveConfig(DenoisingConfig):
 
     name: Annotated[str, shown("--objective", metavar="NAME")] = "auto"
     """causal: every token from those before; completion: only the completions of prompts; seq2seq: targets from
-    sources; mlm: hidden words from both sides; fim: causal, with the middle of some texts at their end; prefix-lm: the
-    end of a text from its beginning; span-corruption: hidden spans, as T5; ul2 and ul2r: a mixture of both, from
-    scratch and from a causal model; mlm+causal: masked and causal texts in one decoder. for
-    embeddings contrastive, cosent, cosine-regression, margin-mse, simcse or tsdae. auto: the usual one of the task and
-    the columns."""
+    sources; mlm: hidden words from both sides; electra: which words a small generator replaced; fim: causal, with the
+    middle of some texts at their end; prefix-lm: the end of a text from its beginning; span-corruption: hidden spans,
+    as T5; ul2 and ul2r: a mixture of both, from scratch and from a causal model; mlm+causal: masked and causal texts in
+    one decoder. for embeddings contrastive, cosent, cosine-regression, margin-mse, simcse or tsdae. auto: the usual one
+    of the task and the columns."""
     source_context: int | None = None
     """Largest number of tokens of a source, for seq2seq."""
     mask_rate: float | None = None
-    """Share of the tokens that the masked objective predicts: 0.3 from scratch and 0.15 with --from by default."""
+    """Share of the tokens that the masked objective predicts: 0.3 from scratch and 0.15 with --from by default, and
+    0.15 for electra."""
     final_mask_rate: float | None = None
     """Mask rate at the end of the run, approached linearly; the same as --objective.mask-rate by default."""
     whole_words: bool = True
     """Hide the tokens of a word together in the masked objective; --objective.no-whole-words hides them one by one."""
     pure_mask: bool = False
-    """Hide every chosen token behind the mask, instead of 80 % of them, with 10 % random and 10 % unchanged."""
+    """Hide every chosen token behind the mask, instead of 80 % of them, with 10 % random and 10 % unchanged; or, for
+    electra, instead of 85 % of them."""
+    generator_share: float = 0.25
+    """Width of electra's generator as a share of that of the model."""
+    detection_weight: float = 50.0
+    """Weight of the loss of electra's detector beside that of its generator."""
 
 
 @dataclass(frozen=True)
@@ -452,6 +458,9 @@ class TrainConfig(SetupConfig):
     """Further updates around each step, by the names under which they are registered; the first is the outermost."""
     samples: int = 3
     """Number of texts to generate with the finished model."""
+    measure: Annotated[str | None, shown(metavar="LABELS")] = None
+    """Rows with labels by which the finished model of a text is measured: the labels are learned from it, in a seventh
+    of the budget, and the figures stand in its result."""
     folds: int | None = None
     """Number of folds of a cross-validated run, for rows with labels: a model is trained for each fold, all rows are
     predicted by models that never saw them, and then one model is trained on all rows. The budget is for all of it.

@@ -359,6 +359,17 @@ def attach_head(model: Model, head: nn.Module) -> None:
     setattr(model, ATTRIBUTE, head.to(device_of(model)))
 
 
+def detach_head(model: Any) -> None:
+    """Take the head of a task from a model, whose features are then those of its language-model head again.
+
+    Args:
+        model: Model with a head, or without one.
+    """
+    if getattr(model, ATTRIBUTE, None) is not None:
+        delattr(model, ATTRIBUTE)
+    model.for_task_head = False
+
+
 def head_of(model: Any) -> nn.Module:
     """Return the head that is attached to a model.
 

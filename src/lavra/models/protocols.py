@@ -19,6 +19,10 @@ PREFIX = "prefix"
 """Name in `Batch.model_inputs` of a mask of the positions that every position of their document may attend to, later
 ones included, (sequences, length) bool: the prefix of a prefix language model, which stands before the rest."""
 
+REPLACEABLE = "replaceable"
+"""Name in `Batch.model_inputs` of a mask of the positions at which a model reads tokens that another one made in place
+of those in `Batch.inputs`, (sequences, length) bool: the hidden tokens of replaced-token detection."""
+
 
 @dataclass(slots=True)
 class Batch:

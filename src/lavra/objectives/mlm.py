@@ -97,11 +97,17 @@ class MaskedLM:
         """
         rate = self.rate_at(progress)
         return batch_of_windows(
-            rows, self.context, self.isolate, lambda row, window: self._hide(window, streams(row), rate)
+            rows, self.context, self.isolate, lambda row, window: self.hide(window, streams(row), rate)
         )
 
-    def _hide(self, window: Window, stream: np.random.Generator, rate: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the (length,) inputs and the (length,) targets of a window, some of whose words are hidden."""
+    def hide(self, window: Window, stream: np.random.Generator, rate: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (length,) inputs and the (length,) targets of a window, some of whose words are hidden.
+
+        Args:
+            window: Window of a token store.
+            stream: Random generator.
+            rate: Share of the words that are hidden.
+        """
         tokens = window.tokens[1:]
         word = self.words.groups(tokens, window.document_ids) if self.whole_words else np.arange(len(tokens))
         # The numbers drawn do not depend on the rate, so that equal rates give equal masks however they are scheduled.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -15,12 +15,44 @@ class Room:
         model_context: Tokens of the longest sequence that the model reads for a text of that length.
         growth: Tokens that the model computes for each token of text, on average over long texts.
         bidirectional: Whether the model attends in both directions within a prefix.
+        lengths: Positions that the decoder and the encoder compute for each token of text, with the padding to the
+            longest row of a micro-batch; None means `growth` for the only stack of blocks.
+        targets: Targets for each token of text, at which the head is computed; None where the task says it, see
+            `Task.predicted`.
+        generator: Width, as a share of the model's, of a generator that reads the same rows and learns beside the
+            model; 0 for none.
     """
 
     context: int
     model_context: int
     growth: float = 1.0
     bidirectional: bool = False
+    lengths: tuple[float, float] | None = None
+    targets: float | None = None
+    generator: float = 0.0
+
+
+ROWS = 16
+"""Rows of a micro-batch that is assumed where the padding to its longest row is reckoned."""
+
+
+def expected_longest(chances: Iterable[tuple[float, float]], rows: int = ROWS) -> float:
+    """Return the mean length of the longest of some rows.
+
+    Args:
+        chances: Probability and length of each kind of row; the probabilities add up to 1.
+        rows: Number of rows.
+
+    Examples:
+        >>> expected_longest([(0.5, 8.0), (0.5, 16.0)], rows=2)
+        14.0
+    """
+    mean = below = 0.0
+    for probability, length in sorted(chances, key=lambda one: one[1]):
+        share = min(1.0, below + probability)
+        mean += (share**rows - below**rows) * length
+        below = share
+    return mean
 
 
 def largest_text(longest: Callable[[int], int], wanted: int, limit: int | None) -> int:

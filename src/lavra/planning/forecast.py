@@ -242,11 +242,12 @@ class PlanReport:
         rule: Expected speed by the rule of thumb 6·N, for comparison.
         rule_cost: Cost of the run by the rule of thumb 6·N, for comparison.
         memory: Memory of a training step.
-        forecast: Forecast of the loss; None for fine-tuning without a pilot.
+        forecast: Forecast of the loss; None where there is none.
         notes: Warnings and explanations, a sentence or two each.
         preparation_seconds: Seconds before training: start-up, reading and tokenising the text; None for hardware other
             than this machine.
         plan: The plan of the run; None for a report that was made without one.
+        no_forecast: Why there is no forecast of the loss, in words; None where there is one.
     """
 
     hardware: Hardware
@@ -267,6 +268,7 @@ class PlanReport:
     notes: tuple[str, ...] = field(default=())
     preparation_seconds: float | None = None
     plan: Plan | None = None
+    no_forecast: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -294,6 +296,7 @@ class PlanReport:
             "six_n": {"speed": self.rule.to_json(), "cost": self.rule_cost.to_json()},
             "memory": self.memory.to_json(),
             "forecast": None if self.forecast is None else self.forecast.to_json(),
+            "no_forecast": self.no_forecast,
             "plan": None if self.plan is None else self.plan.to_json(),
             "notes": list(self.notes),
         }

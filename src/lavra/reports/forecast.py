@@ -185,10 +185,7 @@ def _fits(found: MemoryEstimate, memory: MemoryForecast) -> str:
 def _forecast(plan_report: PlanReport) -> Iterator[str]:
     forecast = plan_report.forecast
     if forecast is None:
-        if plan_report.plan is not None and plan_report.plan.base is None:
-            yield f"no scaling law forecasts the loss of the objective {plan_report.plan.objective}"
-        else:
-            yield "there is no forecast of the loss for fine-tuning without pilot runs, which --pilot 5% makes"
+        yield f"no forecast of the loss: {plan_report.no_forecast or 'nothing is known of it'}"
         return
     if forecast.before is not None:
         yield f"before the first step: {forecast.before:.3f} bits per byte"

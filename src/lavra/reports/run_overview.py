@@ -203,10 +203,10 @@ def outcome_section(run: RunFiles) -> Section:
     if not result:
         return _outcome_so_far(run)
     if headline_of(result) is not None:
-        return replace(figures_section(result), facts=_spent_on_labels(run))
+        return replace(figures_section(result), facts=[*_by_labels(result), *_spent_on_labels(run)])
     measured = result.get("evaluation") or {}
     rows = [(TITLES[name], shown(name, result[name])) for name in MEASURES if name in result]
-    rows += _spent(result)
+    rows += _by_labels(result) + _spent(result)
     sizes = [
         counted(measured[name], noun)
         for name, noun in (("bytes", "byte"), ("words", "word"), ("tokens", "token"), ("targets", "target"))
@@ -223,6 +223,18 @@ def outcome_section(run: RunFiles) -> Section:
         "refer to the bytes of the original text, so they compare between all models on the same text; loss and "
         "perplexity compare only between models with the same tokenizer.",
     )
+
+
+def _by_labels(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return how well labels are learned from the model, where the run was measured by them, beside a linear model."""
+    measured = result.get("measured")
+    found = None if measured is None else headline_of(measured)
+    if measured is None or found is None:
+        return []
+    name, figure = found
+    other = (measured.get("baseline") or {}).get(name)
+    beside = "" if other is None else f"; a linear model has {shown(name, other)}"
+    return [(f"{title(name)} on {measured['data']}", f"{shown(name, figure)}{beside} (run: {measured['run']})")]
 
 
 _SPENT = ("tokens", "tokens_per_second", "peak_bytes", "seconds")
@@ -293,16 +305,17 @@ def _sources(sources: Mapping[str, Any]) -> Sequence[Table]:
 def predicted_section(run: RunFiles) -> Section:
     """Return the section that compares the forecasts of the plan with the results of the run."""
     compared, forecast = run.result.get("predicted") or {}, run.plan.get("forecast") or {}
-    title = "Predicted against actual"
+    title, reason = "Predicted against actual", run.plan.get("no_forecast")
+    told = f"There is no forecast of the loss: {reason}." if reason else ""
     if compared:
         rows = [_compared(name, found) for name, found in compared.items()]
-        return Section(title, tables=[Table(["figure", "predicted", "actual", "difference"], rows)])
+        return Section(title, told, tables=[Table(["figure", "predicted", "actual", "difference"], rows)])
     rows = [
         [TITLES[name], _predicted(name, forecast[name], forecast), UNKNOWN, UNKNOWN]
         for name in forecast
         if name in TITLES
     ]
-    return Section(title, tables=[Table(["figure", "predicted", "actual", "difference"], rows)] if rows else ())
+    return Section(title, told, tables=[Table(["figure", "predicted", "actual", "difference"], rows)] if rows else ())
 
 
 def _compared(name: str, found: Mapping[str, float]) -> list[str]:

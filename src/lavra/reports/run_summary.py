@@ -61,7 +61,7 @@ def next_lines(run: RunFiles) -> list[str]:
 
 def _uses(run: RunFiles) -> list[tuple[str, str]]:
     """Return the commands that use the model of a finished run."""
-    if run.plan.get("task") == "mlm":  # an encoder writes no text: it is there to be fine-tuned
+    if run.plan.get("task") in ("mlm", "electra"):  # an encoder writes no text: it is there to be fine-tuned
         return [("fine-tune", command("train", "LABELS", "--from", run.path))]
     if headline_of(run.result) is None:
         return [("generate", command("generate", run.path, "--prompt", "…"))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,6 +14,7 @@ from lavra.core.errors import InputError
 from lavra.data.examples.labelled import LabelReader
 from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.generation.classifying import Classification
+from lavra.models.heads import attach_head, width_of
 from lavra.objectives.base import Objective
 from lavra.objectives.room import Room
 from lavra.tasks.datasets import DataDescription, Dataset, Rows
@@ -38,6 +39,11 @@ LEAST_EVALUATED = 4096
 
 _LEAST_ROWS = 8
 """Fewest rows that are evaluated, however slow the machine is."""
+
+_MASK_RATE = 0.3
+"""Share of the tokens that the masked objective predicts from scratch (Wettig et al. 2022, arXiv 2202.08005: more than
+BERT's 15 % is better), and with a base model."""
+_MASK_RATE_OF_A_BASE = 0.15
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,9 @@ class Task(ABC):
         most_epochs: Passes over the data after which a base model, and a model from scratch, only memorises them, in
             a run whose length is not given otherwise; None for no such number.
         sources: Whether the model reads a source beside the text that it writes.
+        keeps_head: Whether the head belongs to the trained model. Otherwise it is a part of checkpoints alone.
+        comparable_losses: Whether the validation losses of different steps can be compared, so that the step with the
+            lowest is the best.
         learns: What its targets are called, in the plural.
         headline: The metric that is shown while training goes on.
 
@@ -130,6 +139,8 @@ class Task(ABC):
     adapting_rate: ClassVar[float | None] = None
     most_epochs: ClassVar[tuple[float, float] | None] = None
     sources: ClassVar[bool] = False
+    keeps_head: ClassVar[bool] = True
+    comparable_losses: ClassVar[bool] = True
     learns: ClassVar[str] = "tokens"
     headline: ClassVar[str] = "bits_per_byte"
 
@@ -197,6 +208,17 @@ class Task(ABC):
             model: The model that learns.
             dataset: The data set.
         """
+
+    def mask_rates(self, asked: ObjectiveConfig, *, adapting: bool) -> tuple[float, float]:
+        """Return the share of the tokens that a masked objective predicts at the beginning and at the end of a run.
+
+        Args:
+            asked: The request, as far as it is about the objective.
+            adapting: Whether a base model is trained.
+        """
+        usual = _MASK_RATE_OF_A_BASE if adapting else _MASK_RATE
+        first = usual if asked.mask_rate is None else asked.mask_rate
+        return first, first if asked.final_mask_rate is None else asked.final_mask_rate
 
     def predicted(self, mask_rates: tuple[float, float]) -> float:
         """Return the share of the tokens at which the head of a model from scratch is computed: all, by default.
@@ -285,6 +307,45 @@ class Task(ABC):
         """
         return None
 
+    def attach_head(self, model: Decoder | HFModel, facts: dict[str, Any]) -> None:
+        """Give a model the head of this task, with initial weights; by default that of `head`.
+
+        Args:
+            model: The model.
+            facts: What `facts` returned.
+        """
+        head = self.head(facts, width_of(model))
+        if head is not None:
+            attach_head(model, head)
+
+    def no_forecast(self, objective: str) -> str | None:
+        """Return why the loss of an objective cannot be forecast, in words; None where the scaling law does it.
+
+        Args:
+            objective: The name of the objective.
+        """
+        if self.follows_scaling_law:
+            return None
+        return f"the scaling law is that of predicting every next token, and says nothing of {objective}"
+
+    def forecast_caveat(self, objective: str) -> str | None:
+        """Return what limits the forecast of an objective that the scaling law does forecast; None for nothing.
+
+        Args:
+            objective: The name of the objective.
+        """
+        return None
+
+    def share_of_pretraining(self, objective: str) -> float | None:
+        """Return the usual length of a run as a share of the tokens that its base model was trained on.
+
+        None, the default, is for objectives that have no such length.
+
+        Args:
+            objective: The name of the objective.
+        """
+        return None
+
     def first_loss(self, facts: dict[str, Any]) -> float | None:
         """Return the loss in nats of predictions without any knowledge, which a new model is to have.
 
@@ -340,11 +401,7 @@ class Task(ABC):
                 seed=plan.seed,
             )
 
-        rows = min(found.rows, max(1, plan.evaluation_tokens // plan.context))
-        least = min(rows, max(_LEAST_ROWS, LEAST_EVALUATED // plan.context))
-        measured = measure(
-            amount_in_time(rows, trained.deadline, measure, trial=max(1, rows // TRIAL_SHARE), least=least)
-        )
+        measured = measure(rows_in_time(trained, found.rows, measure))
         values = measured.to_json()
         figures = {name: values[name] for name in ("loss", "perplexity", "bits_per_byte")}
         return Measured({**figures, "evaluation": {**values, "validation_rows": found.rows}}, str(measured))
@@ -368,3 +425,16 @@ class Task(ABC):
             count: Number of samples.
         """
         return []
+
+
+def rows_in_time(trained: Trained, rows: int, measure: Callable[[int], object]) -> int:
+    """Return on how many validation rows a model is measured: as many as the plan says and the time allows.
+
+    Args:
+        trained: The model, with its plan and its deadline.
+        rows: Number of validation rows that there are.
+        measure: Function that measures a number of rows.
+    """
+    rows = min(rows, max(1, trained.plan.evaluation_tokens // trained.plan.context))
+    least = min(rows, max(_LEAST_ROWS, LEAST_EVALUATED // trained.plan.context))
+    return amount_in_time(rows, trained.deadline, measure, trial=max(1, rows // TRIAL_SHARE), least=least)

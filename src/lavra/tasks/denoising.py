@@ -15,6 +15,7 @@ from lavra.objectives.denoise.marks import SENTINELS, with_marks
 from lavra.objectives.denoise.objective import (
     Denoise,
     MaskedAndCausal,
+    computed,
     denoise_for,
     growth,
     longest_sequence,
@@ -64,7 +65,9 @@ class Denoising(Task):
         bidirectional = kind == "decoder" and is_bidirectional(asked, objective, ours=ours)
         if objective == _MIXED:
             _refuse_other_models(objective, kind, bidirectional)
-            return Room(context, context, bidirectional=True)
+            rate = sum(self.mask_rates(asked, adapting=base is not None)) / 2
+            targets = 1.0 - asked.masked_share * (1.0 - rate)
+            return Room(context, context, bidirectional=True, targets=targets)
         if objective == "prefix-lm" and kind == "decoder" and not ours:
             _refuse_other_models(objective, kind, bidirectional)
         mixture = asked.mixture(objective)
@@ -73,7 +76,15 @@ class Denoising(Task):
             lambda length: longest_sequence(mixture, length, limit=SENTINELS, around=around), context, limit
         )
         longest = longest_sequence(mixture, text, limit=SENTINELS, around=around)
-        return Room(text, longest, growth(mixture, text, limit=SENTINELS, around=around), bidirectional)
+        found = computed(mixture, text, limit=SENTINELS, around=around)
+        return Room(
+            text,
+            longest,
+            growth(mixture, text, limit=SENTINELS, around=around),
+            bidirectional,
+            lengths=(found.decoder / text, found.encoder / text),
+            targets=found.targets / text,
+        )
 
     def complete_tokenizer(
         self, tokenizer: Tokenizer, asked: ObjectiveConfig, objective: str, kind: ModelKind
@@ -106,6 +117,17 @@ class Denoising(Task):
             isolate=plan.isolate,
             label_smoothing=plan.label_smoothing,
         )
+
+    def no_forecast(self, objective: str) -> str:
+        """Return why the loss cannot be forecast."""
+        return (
+            f"the scaling law is that of predicting every next token, and hidden parts are harder to predict: what "
+            f"{objective} reaches is not known beforehand"
+        )
+
+    def share_of_pretraining(self, objective: str) -> float | None:
+        """Return the share that UL2R takes: U-PaLM took 0.16 % (arXiv 2210.11399), and a small model needs more."""
+        return 0.01 if objective == "ul2r" else None
 
     def must_learn(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """Nothing in particular: where a text is masked or begins in a window, no document need end."""

@@ -9,9 +9,11 @@ from lavra.data.tokenizers.tokenizer import Tokenizer
 from lavra.evaluation.infilling import infilling
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
+from lavra.objectives.base import padded_width
 from lavra.objectives.denoise.fim import ROOM, FillInTheMiddle, fim_for
 from lavra.objectives.denoise.marks import with_marks
-from lavra.objectives.room import Room, largest_text
+from lavra.objectives.denoise.rows import ROW_STEP
+from lavra.objectives.room import Room, expected_longest, largest_text
 from lavra.tasks.base import Measured, ModelKind, Trained
 from lavra.tasks.datasets import DataDescription, Dataset, TextDataset
 from lavra.tasks.language_modelling import LanguageModelling
@@ -19,9 +21,6 @@ from lavra.training.plan import Plan
 
 if TYPE_CHECKING:
     from lavra.config.training import ObjectiveConfig
-
-_MARKS = 4
-"""Tokens by which a text with its middle at the end is longer: what begins it, and a mark before each section."""
 
 _DOCUMENTS = 400
 """Most documents whose middles are filled in at the end of a run, and fewest."""
@@ -45,7 +44,16 @@ class Infilling(LanguageModelling):
         if not asked.fim_rate:
             return Room(context, context)
         text = largest_text(lambda length: length + ROOM, context, limit)
-        return Room(text, text + ROOM, 1.0 + asked.fim_rate * _MARKS / text)
+        longer = padded_width(text + ROOM, None, ROW_STEP)
+        growth = expected_longest([(1.0 - asked.fim_rate, text), (asked.fim_rate, longer)]) / text
+        return Room(text, text + ROOM, growth, lengths=(growth, 0.0))
+
+    def forecast_caveat(self, objective: str) -> str:
+        """Return that the law is that of another objective."""
+        return (
+            "the forecast is for texts that are read from left to right, by a law of causal runs: none with fim is "
+            "among those that it was fitted to"
+        )
 
     def complete_tokenizer(
         self, tokenizer: Tokenizer, asked: ObjectiveConfig, objective: str, kind: ModelKind

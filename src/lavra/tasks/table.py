@@ -19,6 +19,7 @@ from lavra.tasks.multi_label import MultiLabelTask
 from lavra.tasks.ordinal import OrdinalTask
 from lavra.tasks.question_answering import QuestionAnsweringTask
 from lavra.tasks.regression import RegressionTask
+from lavra.tasks.replaced_tokens import ReplacedTokenDetection
 from lavra.tasks.seq2seq import Seq2SeqTask
 from lavra.tasks.token_classification import TokenClassificationTask
 
@@ -35,6 +36,7 @@ _TABLE: dict[str, Task] = {
         QuestionAnsweringTask(),
         Seq2SeqTask(),
         MaskedLanguageModelling(),
+        ReplacedTokenDetection(),
         LanguageModelling(),
         Infilling(),
         Denoising(),

@@ -57,6 +57,7 @@ class Plan:
         pure_mask: Whether the masked objective replaces every chosen token by the mask token, and none by others.
         denoising: What a denoising objective hides.
         growth: Tokens that the model computes for each token of text; `flops_per_token` are for a token of text.
+        predicted: Share of these at which the head is computed; of the tokens that a generator fills in for electra.
         z_loss: Weight of the squared logarithm of the softmax normaliser in the loss of tokens; 0 for none.
         transforms: Transforms of the model before training, such as adapters.
         bigram_contexts: Number of tokens whose followers are counted for a warm start
@@ -67,6 +68,7 @@ class Plan:
             per byte; None without one.
         forecast: Expected results by name, as far as they are known in advance: `seconds`, `tokens_per_second`,
             `peak_bytes`, `bits_per_byte` with its interval, and `loss` in nats per token.
+        no_forecast: Why the loss was not forecast, in words; empty where it was, or where nothing asked for it.
 
     Examples:
         >>> plan = Plan(
@@ -118,12 +120,14 @@ class Plan:
     pure_mask: bool = False
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
     growth: float = 1.0
+    predicted: float = 1.0
     z_loss: float = 0.0
     transforms: TransformConfig = field(default_factory=TransformConfig)
     bigram_contexts: int = 0
     trigram_contexts: int = 0
     start_bits_per_byte: float | None = None
     forecast: dict[str, float] = field(default_factory=dict)
+    no_forecast: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as the JSON values of `plan.json`."""

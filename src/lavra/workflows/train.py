@@ -16,6 +16,7 @@ from lavra.workflows.labels.from_nothing import (
     resume_from_nothing,
     train_from_nothing,
 )
+from lavra.workflows.labels.measured import measure, train_and_measure
 from lavra.workflows.labels.staged_run import resume_stages, train_in_stages
 from lavra.workflows.training.resume import resume as resume_one
 from lavra.workflows.training.train import train as train_one
@@ -23,7 +24,7 @@ from lavra.workflows.tuning.sweep import resume_sweep
 
 
 def train(config: TrainConfig, began: float | None = None) -> RunFolder:
-    """Train a model as a request says: once, cross-validated where it names folds, or in stages.
+    """Train a model as a request says: once, cross-validated where it names folds, in stages, or measured on labels.
 
     Args:
         config: The request.
@@ -38,6 +39,8 @@ def train(config: TrainConfig, began: float | None = None) -> RunFolder:
         Interrupted: After a signal to stop; `resume` continues.
         Diverged: If the loss stays not finite, by the policy for anomalies.
     """
+    if config.measure is not None:
+        return train_and_measure(config, began)
     if config.folds is not None:
         return cross_validate(config, began)
     if may_begin_from_nothing(config):
@@ -83,7 +86,10 @@ def resume(
     config = request_of(run)
     new = config.base is None and (began_from_nothing(run) or may_begin_from_nothing(config))
     if config.folds is None and not new and not has_stages(config):
-        return resume_one(folder, micro_batch_size=micro_batch_size, steps=steps, budget=budget)
+        done = resume_one(folder, micro_batch_size=micro_batch_size, steps=steps, budget=budget)
+        if config.measure is not None:
+            measure(done, config)
+        return done
     if given is not None:
         raise InputError(f"{given} is for a single run", f"resume the model that is meant by its folder in {run.path}")
     if config.folds is not None:

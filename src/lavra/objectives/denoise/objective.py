@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 from lavra.config.denoising import Denoiser
 from lavra.core.errors import InputError
 from lavra.data.tokenizers.tokenizer import Tokenizer
-from lavra.objectives.base import Loss, loss_at_targets
+from lavra.objectives.base import Loss, loss_at_targets, padded_width
 from lavra.objectives.denoise.layouts import (
     Laid,
     encoder_and_decoder,
@@ -23,7 +24,8 @@ from lavra.objectives.denoise.layouts import (
 )
 from lavra.objectives.denoise.marks import MODES, mask_of, required, sentinels_of
 from lavra.objectives.denoise.patterns import Spans, Suffix, Tokens, pattern_of
-from lavra.objectives.denoise.rows import Part, batch_of_parts
+from lavra.objectives.denoise.rows import ROW_STEP, Part, batch_of_parts
+from lavra.objectives.room import expected_longest
 from lavra.objectives.seq2seq import Shift
 
 if TYPE_CHECKING:
@@ -197,8 +199,59 @@ def longest_sequence(denoisers: Sequence[Denoiser], length: int, *, limit: int, 
     return max(_sequence(one, length, limit, around) for one in denoisers)
 
 
+@dataclass(frozen=True)
+class Computed:
+    """What is computed for a text, on average over long texts and with the padding to the longest row of a micro-batch.
+
+    Attributes:
+        decoder: Positions of the decoder.
+        encoder: Positions of the encoder; 0 for a decoder alone.
+        targets: Targets.
+    """
+
+    decoder: float
+    encoder: float
+    targets: float
+
+
+def computed(denoisers: Sequence[Denoiser], length: int, *, limit: int, around: int = 0) -> Computed:
+    """Return how many positions are computed for a text, and how many targets it has.
+
+    Args:
+        denoisers: The mixture.
+        length: Tokens of the text.
+        limit: Number of sentinels.
+        around: Ids that an encoder reads around a text; 0 for a decoder alone.
+    """
+    total = sum(one.weight for one in denoisers)
+    kinds = [(one.weight / total * share, *found) for one in denoisers for share, *found in _kinds(one, length, limit)]
+    targets = sum(share * (hidden + marks) for share, hidden, marks in kinds)
+    if not around:
+        rows = [(share, length if not marks else _padded(length + 2 * marks - 1)) for share, _, marks in kinds]
+        return Computed(expected_longest(rows), 0.0, targets)
+    written = [(share, _padded(hidden + max(marks, 1))) for share, hidden, marks in kinds]
+    read = [(share, _padded(length - hidden + max(marks - 1, 0) + around)) for share, hidden, marks in kinds]
+    return Computed(expected_longest(written), expected_longest(read), targets)
+
+
+_QUANTILES = 8
+"""Kinds of row by which the length of a hidden end, which is drawn uniformly, is reckoned."""
+
+
+def _kinds(denoiser: Denoiser, length: int, limit: int) -> list[tuple[float, float, int]]:
+    """Return probability, hidden tokens, and predicted marks (sentinels and the end) of the rows of a denoiser."""
+    hidden, spans = pattern_of(denoiser, limit).most(length)
+    if denoiser.mean is not None:
+        return [(1.0, float(hidden), spans + 1)]
+    return [(1.0 / _QUANTILES, hidden * (part + 0.5) / _QUANTILES, 0) for part in range(_QUANTILES)]
+
+
+def _padded(length: float) -> int:
+    return padded_width(math.ceil(length), None, ROW_STEP)
+
+
 def growth(denoisers: Sequence[Denoiser], length: int, *, limit: int, around: int = 0) -> float:
-    """Return how many tokens a model computes for each token of long texts, averaged over the mixture.
+    """Return how many tokens a model computes for each token of long texts, see `computed`.
 
     Each token of an encoder-decoder passes about half of its layers, and is counted as half a token.
 
@@ -208,13 +261,8 @@ def growth(denoisers: Sequence[Denoiser], length: int, *, limit: int, around: in
         limit: Number of sentinels.
         around: Ids that an encoder reads around a text; 0 for a decoder alone.
     """
-    total = sum(one.weight for one in denoisers)
-    mean = 0.0
-    for one in denoisers:
-        _, spans = pattern_of(one, limit).most(length)
-        marks = 2 * spans + around + 1 if around or one.mean is not None else 0
-        mean += one.weight / total * (length + marks) / length * (0.5 if around else 1.0)
-    return mean
+    found = computed(denoisers, length, limit=limit, around=around)
+    return (found.decoder + found.encoder) / (2 * length if around else length)
 
 
 def _sequence(denoiser: Denoiser, length: int, limit: int, around: int) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lavra.core.seeds import Streams
     from lavra.data.packing import Window
 
-_STEP = 8
+ROW_STEP = 8
 """Lengths of rows are rounded up to a multiple of this many tokens. Most rows are a few tokens longer than a window, so
 that the usual step would pad them by a fifth."""
 
@@ -102,7 +102,7 @@ def batch_of_laid(windows: Sequence[Window], laid: Sequence[Sequence[Laid]], con
     length = max(sum(len(one) for one in row) for row in laid)
     shape = (
         len(laid),
-        context if length <= context and laid[0][0].source is None else padded_width(length, None, _STEP),
+        context if length <= context and laid[0][0].source is None else padded_width(length, None, ROW_STEP),
     )
     inputs, targets = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
     document_ids, positions = np.full(shape, -1, np.int32), np.zeros(shape, np.int64)
@@ -138,7 +138,7 @@ def encoder_side(laid: Sequence[Sequence[Laid]]) -> dict[str, torch.Tensor]:
     if not sources[0]:
         return {}
     longest = max(sum(len(one) for one in row) for row in sources)
-    shape = (len(sources), padded_width(longest, None, _STEP))
+    shape = (len(sources), padded_width(longest, None, ROW_STEP))
     inputs, document_ids = np.zeros(shape, np.int64), np.full(shape, -1, np.int32)
     positions = np.zeros(shape, np.int64)
     for number, row in enumerate(sources):

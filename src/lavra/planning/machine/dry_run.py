@@ -50,6 +50,8 @@ class DryRun:
         attention: Attention implementation of a `transformers` model: `sdpa`, or `eager`, which holds all scores.
         source_context: Length of a source in tokens, for an encoder-decoder of lavra's own; 0 means `context`.
         perturbs: Whether a step takes a second gradient at perturbed weights, as sharpness-aware minimisation does.
+        predicted: Share of the positions that are targets, at which alone the head is computed.
+        generator: Width of a generator that learns beside the model, as a share of the model's; 0 for none.
     """
 
     model: DecoderSpec | Path
@@ -64,6 +66,8 @@ class DryRun:
     attention: str = "sdpa"
     source_context: int = 0
     perturbs: bool = False
+    predicted: float = 1.0
+    generator: float = 0.0
 
     @classmethod
     def of_plan(cls, plan: Plan, model: DecoderSpec | Path, *, perturbs: bool = False) -> DryRun:
@@ -85,6 +89,8 @@ class DryRun:
             micro_batches=min(2, max(1, plan.global_batch_size // plan.micro_batch_size)),
             source_context=plan.source_context,
             perturbs=perturbs,
+            predicted=plan.predicted,
+            generator=plan.facts.get("generator_share", 0.0),
         )
 
     def trainer(
@@ -100,8 +106,8 @@ class DryRun:
             make: Function that returns the model, to measure one with real values; None builds it from `model`.
             device: Device that holds the model and computes. Fake tensors are on the CPU.
         """
+        from lavra.models.replaced_tokens import attach_generator
         from lavra.models.transforms.apply import apply_transforms
-        from lavra.objectives.causal import Causal
         from lavra.training.optimizers.schedules import Schedule
         from lavra.training.trainer import Trainer
         from lavra.training.updates import Clip, SharpnessAware
@@ -109,7 +115,9 @@ class DryRun:
         model: Any = bare_model(self.model, self.attention) if make is None else make()
         model.train()
         apply_transforms(model, self.transforms)
-        objective: Any = _WholeLogits() if self.whole_logits else Causal(self.context, self.isolate)
+        if self.generator:
+            attach_generator(model, self.generator, drawn=False)
+        objective: Any = self._objective()
         return Trainer(
             model,
             objective,
@@ -121,6 +129,16 @@ class DryRun:
             steps=10,
             updates=[*([SharpnessAware(0.05)] if self.perturbs else []), Clip(1.0)],
         )
+
+    def _objective(self) -> Any:
+        """Return what the model learns: the objective of the plan, on random tokens."""
+        from lavra.objectives.causal import Causal
+
+        if self.whole_logits:
+            return _WholeLogits()
+        if self.generator:
+            return _ReplacedTokens(self.context, self.predicted)
+        return Causal(self.context, self.isolate) if self.predicted >= 1.0 else _AtTargets()
 
 
 def bare_model(model: DecoderSpec | Path, attention: str = "sdpa") -> nn.Module:
@@ -213,6 +231,48 @@ class _WholeLogits:
         return Loss(total, batch.weight)
 
 
+class _AtTargets:
+    """The loss of an objective that predicts a part of the positions."""
+
+    def loss(self, model: Any, batch: Batch) -> Any:
+        from lavra.objectives.base import loss_at_targets
+
+        return loss_at_targets(model, batch, 0.0)
+
+
+class _ReplacedTokens:
+    """The loss of replaced-token detection, with as many hidden positions as a batch has on average.
+
+    Args:
+        context: Length of a sequence in tokens.
+        rate: Share of the positions that are hidden.
+    """
+
+    def __init__(self, context: int, rate: float) -> None:
+        from lavra.objectives.replaced_tokens import ReplacedTokens
+
+        class WithKnownPlaces(ReplacedTokens):
+            """The objective, whose number of hidden positions does not depend on values, which a dry run lacks."""
+
+            def hidden_places(self, batch: Batch) -> torch.Tensor:
+                hidden = max(1, round(rate * batch.inputs.numel()))
+                return torch.arange(hidden, device=batch.inputs.device) * (batch.inputs.numel() // hidden)
+
+        masked: Any = None  # it hides words where a batch is encoded, and those of a dry run are
+        self.inner = WithKnownPlaces(masked, context)
+        self.rate = rate
+
+    def loss(self, model: Any, batch: Batch) -> Any:
+        from lavra.objectives.replaced_tokens import DRAWS, ORIGINAL, RATE
+
+        batch.model_inputs = {
+            DRAWS: torch.rand(batch.inputs.shape, device=batch.inputs.device),
+            ORIGINAL: batch.inputs,
+            RATE: torch.tensor(self.rate, device=batch.inputs.device),
+        }
+        return self.inner.loss(model, batch)
+
+
 class _Batches:
     """Batches of random tokens with the shapes of the run."""
 
@@ -230,13 +290,15 @@ class _Batches:
         model, shape = self.dry_run.model, (self.micro_batch_size, self.dry_run.context)
         isolate = self.dry_run.isolate and isinstance(model, DecoderSpec)
         reads = isinstance(model, DecoderSpec) and model.architecture == "encoder-decoder"
+        # Of the targets the first are taken, as many as the weight says.
+        share = 1.0 if self.dry_run.generator else min(1.0, self.dry_run.predicted)
         return [
             Batch(
                 torch.randint(0, _IDS, shape),
                 torch.randint(0, _IDS, shape),
                 torch.zeros(shape, dtype=torch.int32) if isolate else None,
                 torch.zeros(shape, dtype=torch.int64) if isolate else None,
-                weight=float(shape[0] * shape[1]),
+                weight=float(max(1, round(share * shape[0] * shape[1]))),
                 model_inputs=self._sources() if reads else {},
             )
             for _ in range(self.dry_run.micro_batches if step else 1)

@@ -11,7 +11,9 @@ import torch
 
 from lavra.models.native.building import count_parameters, parameters_of
 from lavra.models.protocols import Batch
+from lavra.models.replaced_tokens import generator_spec
 from lavra.models.spec import GATED, DecoderSpec
+from lavra.objectives.room import Room
 from lavra.planning.machine.dry_run import bare_model, fake_tensors
 from lavra.planning.machine.memory import LiveMemory
 
@@ -48,7 +50,7 @@ def _of_block(spec: DecoderSpec) -> tuple[int, int]:
 
 
 def training_flops_per_token(
-    spec: DecoderSpec, length: int | None = None, predicted: float = 1.0, source: int = 0
+    spec: DecoderSpec, length: float | None = None, predicted: float = 1.0, source: float = 0
 ) -> float:
     """Return the FLOPs per token of a forward and a backward pass: 6 per matrix parameter, plus those of attention.
 
@@ -72,7 +74,7 @@ def training_flops_per_token(
     return 6.0 * (matrix_parameters(spec) - left_out) + attention + _of_encoder(spec, length, source or length)
 
 
-def _of_encoder(spec: DecoderSpec, length: int, source: int) -> float:
+def _of_encoder(spec: DecoderSpec, length: float, source: float) -> float:
     """Return what an encoder-decoder computes beyond 6 FLOPs per matrix parameter and the decoder's own scores.
 
     The matrices of the encoder, and those that make keys and values of the source, are multiplied once for each token
@@ -88,14 +90,56 @@ def _of_encoder(spec: DecoderSpec, length: int, source: int) -> float:
     return per_source * (source / length - 1.0) + own + spec.depth * scores * source
 
 
+def text_flops_per_token(
+    spec: DecoderSpec, room: Room, predicted: float = 1.0, length: int | None = None, source: int = 0
+) -> float:
+    """Return the FLOPs of a training step for each token of text, whatever an objective makes of the text.
+
+    Args:
+        spec: Specification of the model.
+        room: What the objective makes of a text: how many positions are computed for it, how many of them are targets,
+            and whether a generator learns beside the model.
+        predicted: Share of the positions at which the head is computed, where the room does not say it.
+        length: Length in tokens that attention sees, where the texts of a row are apart; None for the whole row.
+        source: Length of the source in tokens, of an encoder-decoder that learns from sources and targets.
+
+    Examples:
+        >>> from lavra.objectives.room import Room
+        >>> spec = DecoderSpec(vocabulary=512, context=64, depth=1, width=64, heads=1)
+        >>> text_flops_per_token(spec, Room(64, 64)) == training_flops_per_token(spec)
+        True
+    """
+    decoder, encoder = room.lengths or (room.growth, 0.0)
+    positions = length or room.context * decoder
+    share = predicted if room.targets is None else room.targets / decoder
+    if room.generator:
+        return decoder * _detection_flops(spec, room.generator, positions, share)
+    read = source or room.context * encoder
+    return decoder * training_flops_per_token(spec, positions, share, read)
+
+
+def _detection_flops(spec: DecoderSpec, share: float, length: float, hidden: float) -> float:
+    """Return the FLOPs for each token of a generator and of the detector beside it; a share of the tokens is hidden.
+
+    The head is computed three times in the forward and backward pass of the generator, as always, and once more to draw
+    its tokens; the detector has a linear layer with one output.
+    """
+    generator = generator_spec(spec, share)
+    head = spec.size_of_embedding * spec.padded_vocabulary
+    unused = spec.width**2 if spec.head_transform else 0
+    detector = training_flops_per_token(spec, length, 0.0) + 6.0 * (spec.size_of_embedding - unused)
+    return detector + training_flops_per_token(generator, length, 0.0) + 8.0 * hidden * head
+
+
 @dataclass(frozen=True)
 class FlopCount:
     """Floating-point operations per token of a forward and a backward pass.
 
     Attributes:
         parameters: Number of parameters of the model; shared ones count once.
-        exact: FLOPs per token, counted by operation; attention counts all scores.
-        context: Length in tokens of the sequence that was counted.
+        exact: FLOPs per token of text, counted by operation; attention counts all scores. What an objective makes of a
+            text (sentinels, both sides of an encoder-decoder, a generator) is counted among its tokens.
+        context: Length in tokens of the text that was counted.
     """
 
     parameters: int
@@ -112,28 +156,33 @@ class FlopCount:
         return asdict(self) | {"rule": self.rule}
 
 
-def count_flops(model: DecoderSpec | Path, context: int, predicted: float = 1.0) -> FlopCount:
-    """Count the floating-point operations of a training step on one sequence; nothing is computed or allocated.
+def count_flops(model: DecoderSpec | Path, context: int, predicted: float = 1.0, room: Room | None = None) -> FlopCount:
+    """Count the floating-point operations of a training step on one text; nothing is computed or allocated.
 
     Args:
         model: Shape of lavra's own decoder, or a Hugging Face model folder with a `config.json`.
-        context: Length of the sequence in tokens.
-        predicted: Share of the tokens at which the head of lavra's own model is computed.
+        context: Length of the text in tokens.
+        predicted: Share of the positions at which the head is computed.
+        room: What the objective makes of the text; None for the text as it is.
 
     Raises:
         InputError: if the folder does not contain the configuration of a language model.
     """
+    room = room or Room(context, context)
     if isinstance(model, DecoderSpec):
-        return FlopCount(parameters_of(model), training_flops_per_token(model, context, predicted), context)
-    return _counted(model, context)
+        return FlopCount(parameters_of(model), text_flops_per_token(model, room, predicted), context)
+    return _counted(model, context, room, predicted)
 
 
-def _counted(model: DecoderSpec | Path, context: int) -> FlopCount:
+def _counted(model: DecoderSpec | Path, context: int, room: Room | None = None, predicted: float = 1.0) -> FlopCount:
     """Count by operation, on one sequence without values."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from lavra.objectives.causal import Causal
+    from lavra.objectives.cross_entropy import summed_cross_entropy
 
+    decoder = 1.0 if room is None else (room.lengths or (room.growth, 0.0))[0]
+    length = round(context * decoder)
+    asked = predicted * length if room is None or room.targets is None else room.targets * context
     with ExitStack() as stack:
         if isinstance(model, DecoderSpec):
             stack.enter_context(torch.device("meta"))
@@ -141,8 +190,10 @@ def _counted(model: DecoderSpec | Path, context: int) -> FlopCount:
             stack.enter_context(fake_tensors())
             stack.enter_context(LiveMemory(fake=True))
         network: Any = bare_model(model, "eager")
-        tokens = torch.zeros(1, context, dtype=torch.int64)
-        batch = Batch(tokens, tokens, weight=float(context))
+        tokens = torch.zeros(1, length, dtype=torch.int64)
+        predicting = max(1, round(asked))
         with FlopCounterMode(display=False) as counter:
-            Causal(context, isolate=False).loss(network, batch).sum.backward()
+            features = network.features(Batch(tokens, tokens, weight=float(length)))[0, :predicting]
+            weight, bias = network.output_projection()
+            summed_cross_entropy(features, weight, tokens[0, :predicting], bias=bias).backward()
     return FlopCount(count_parameters(network), counter.get_total_flops() / context, context)

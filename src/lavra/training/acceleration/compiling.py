@@ -95,7 +95,9 @@ def compile_blocks(model: nn.Module) -> Callable[[], None]:
         A function that takes the compilation back.
     """
     keep_compiler_cache()
-    blocks = [*getattr(model, "blocks", []), *getattr(getattr(model, "encoder", None), "blocks", [])]
+    generator = getattr(getattr(model, "task_head", None), "generator", None)
+    stacks = (model, getattr(model, "encoder", None), generator)
+    blocks = [block for stack in stacks for block in getattr(stack, "blocks", [])]
     for block in blocks:
         block.compile(dynamic=False)
 

@@ -42,9 +42,11 @@ from lavra.models.hf.folders import write_hf_model
 from lavra.models.hf.model import HFModel
 from lavra.models.native.building import count_parameters
 from lavra.models.native.decoder import Decoder
+from lavra.tasks.table import find_task
 from lavra.workflows.export.classifier import compared_texts, write_classifier
 from lavra.workflows.export.heads import head_kind, write_head_class
 from lavra.workflows.export.model_card import hf_model_card, model_card
+from lavra.workflows.export.token_head import leave_out_token_head
 from lavra.workflows.models.open import OpenModel, hugging_face_folder, open_model, read_hugging_face
 from lavra.workflows.models.task_head import write_head
 
@@ -143,6 +145,8 @@ def export(
         )
         certificate = replace(certificate, lost=lost)
         _demand(certificate, f"{model} was not exported as it is")
+        if source.run is not None and source.run.plan and not find_task(source.run.plan["task"]).keeps_head:
+            leave_out_token_head(building)  # after the comparison, which is of its outputs
         write_json(building / FILE, _certificates(certificate, of_source, merged))
         write_atomically(building / "README.md", _card(source, out.name, family, certificate))
     return Export(out, family, certificate, of_source, merged)

@@ -22,6 +22,7 @@ from lavra.models.native.decoder import Decoder
 from lavra.models.native.store import decoder_from
 from lavra.models.spec import DecoderSpec
 from lavra.models.transforms.positions import weights_without_head
+from lavra.objectives.room import Room
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataDescription
@@ -90,12 +91,12 @@ class Base:
         depth: Number of blocks.
         width: Size of the hidden states.
         supports_packing: Whether the model can keep the documents of one sequence apart.
-        flops_per_token: FLOPs of a training step for each token.
+        flops_per_token: FLOPs of a training step for each token that is read, if every one is predicted.
         tokenizer: The model's own tokenizer.
         opened: The model itself; None where only its shape was read, for a plan.
         another_vocabulary: Whether its vocabulary was changed for this run, so that rows of its embedding are new.
         surgery: What was changed in its positions; None for nothing.
-        growth: Tokens that the model computes for each token of text, see `lavra.objectives.room.Room`.
+        room: What the objective makes of a text; None for a text as it is.
         rate: AdamW's usual rate where it is not that of the task: for an encoder with a new decoder, and for static
             vectors; None for others.
     """
@@ -115,7 +116,7 @@ class Base:
     opened: OpenModel | None = None
     another_vocabulary: bool = False
     surgery: Surgery | None = None
-    growth: float = 1.0
+    room: Room | None = None
     rate: float | None = None
 
     @property
@@ -178,7 +179,7 @@ def read_base(config: TrainConfig, device: torch.device, data: DataDescription) 
     else:
         set_dropout(model, dropout)
     found = base_of(opened, task, objective, room.context, source)
-    return replace(found, surgery=surgery, growth=room.growth, rate=rate)
+    return replace(found, surgery=surgery, room=room, rate=rate)
 
 
 def writes_alone(config: TrainConfig) -> bool:

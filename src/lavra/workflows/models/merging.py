@@ -20,6 +20,7 @@ from lavra.models.transforms.apply import MergeCheck, merge_transforms
 from lavra.models.transforms.base import ModelTransform
 from lavra.models.transforms.peft_files import save_adapter
 from lavra.models.transforms.prefix import Prefix
+from lavra.tasks.table import find_task
 from lavra.training.plan import Plan
 from lavra.workflows.models.saved_base import BASE, model_with, write_model
 
@@ -65,7 +66,8 @@ def write_merged(
             f"the merged model differs from the trained one: logits by {check.largest_difference:.2e}",
             f"the adapter is whole in {run / ADAPTER}, and in the last checkpoint of the run; report this",
         )
-    write_model(out, model, tokenizer, run / BASE, task=(plan.task, plan.facts))
+    kept = find_task(plan.task).keeps_head
+    write_model(out, model, tokenizer, run / BASE, task=(plan.task, plan.facts) if kept else None)
     log(f"adapter merged: logits differ by at most {check.largest_difference:.1e} from those of the trained model")
     return check
 

@@ -20,6 +20,7 @@ from lavra.models.families.files import hub_folder, hub_name
 from lavra.models.families.importing import import_decoder, is_hugging_face_folder, read_config
 from lavra.models.families.llama2c import is_llama2c, read_llama2c
 from lavra.models.families.registry import FAMILIES
+from lavra.models.heads import detach_head
 from lavra.models.hf.folders import open_hf_model
 from lavra.models.hf.kinds import choose_kind
 from lavra.models.hf.model import HFModel
@@ -27,6 +28,7 @@ from lavra.models.hf.unmerged import adapter_base, folder_of_adapter, folder_of_
 from lavra.models.native.decoder import Decoder
 from lavra.models.native.store import SPECIFICATION, load_decoder
 from lavra.tasks.opening import open_dataset
+from lavra.tasks.table import find_task
 from lavra.training.checkpoints.checkpoints import Checkpoint, CheckpointStore
 from lavra.training.devices import choose_device
 from lavra.training.optimizers.schedule_free import averages_of
@@ -297,6 +299,8 @@ def _from_checkpoint(run: RunFolder, folder: Path | None, device: torch.device) 
     data = data_folder(request_of(run), run.path)
     files = companions_folder(run.path, data)
     model = model_for_use(plan, run.path, weights, place).to(device).eval()
+    if not find_task(plan.task).keeps_head:
+        detach_head(model)
     family = read_origin(files).get("model_type")
     task = (plan.task, plan.facts) if hasattr(model, "task_head") else None
     return OpenModel(model, open_dataset(data).tokenizer, place, run, family, files=files, task=task)

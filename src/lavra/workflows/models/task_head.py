@@ -10,7 +10,6 @@ import torch
 from lavra.config.training import HeadConfig
 from lavra.core.disk.files import read_json, write_json
 from lavra.core.errors import CorruptFile
-from lavra.models.heads import attach_head, width_of
 from lavra.models.hf.model import HFModel
 from lavra.models.native.decoder import Decoder
 from lavra.tasks.base import ModelKind, Task
@@ -65,9 +64,7 @@ def give_head(model: Decoder | HFModel, task: Task, facts: dict[str, Any], seed:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = task.head(facts, width_of(model))
-    if head is not None:
-        attach_head(model, head)
+        task.attach_head(model, facts)
 
 
 def own_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -81,7 +81,7 @@ def with_another_vocabulary(config: TrainConfig, base: Base) -> Base:
         log(f"before training: {before:.3f} bits per byte with the old vocabulary, {after:.3f} with the new one")
     opened = replace(base.opened, model=changed, tokenizer=new, folder=None)
     changed_base = base_of(opened, base.task, base.objective, base.window, base.source_window)
-    return replace(changed_base, another_vocabulary=True, surgery=base.surgery, growth=base.growth, rate=base.rate)
+    return replace(changed_base, another_vocabulary=True, surgery=base.surgery, room=base.room, rate=base.rate)
 
 
 def with_objective_tokens(config: TrainConfig, base: Base) -> Base:
@@ -103,7 +103,7 @@ def with_objective_tokens(config: TrainConfig, base: Base) -> Base:
     log(f"{counted(added, 'special token')} for {base.objective} added to the vocabulary of {old.vocabulary_size:,}")
     opened = replace(base.opened, model=swap_vocabulary(base.model, old, new), tokenizer=new, folder=None)
     changed = base_of(opened, base.task, base.objective, base.window, base.source_window)
-    return replace(changed, another_vocabulary=True, surgery=base.surgery, growth=base.growth, rate=base.rate)
+    return replace(changed, another_vocabulary=True, surgery=base.surgery, room=base.room, rate=base.rate)
 
 
 def _with_marks_of_chats(new: Tokenizer, base: Base) -> Tokenizer:

@@ -138,17 +138,18 @@ def outline_of(
         task: The task that it would be trained for.
         objective: The name of the objective.
     """
+    if isinstance(model, DecoderSpec) and request.base is not None:  # what training would change before the first step
+        asked = request.model
+        model, _ = operated_spec(model, asked.positions, asked.context, asked.extension or "auto")
+    rotary = isinstance(model, DecoderSpec) and model.positions != "learned"
+    shape = described(model, place)
+    window, _ = windows_of(request, shape.context, rotary, "decoder", device)
+    room = task.room(request.objective, objective, "decoder", window, None if rotary else shape.context, base=model)
     if isinstance(model, DecoderSpec):
-        if request.base is not None:  # what training would change in it before the first step
-            asked = request.model
-            model, _ = operated_spec(model, asked.positions, asked.context, asked.extension or "auto")
-        shape = described(model, place)
-        window, _ = windows_of(request, model.context, model.positions != "learned", "decoder", device)
-        spec = replace(model, context=max(model.context, window))
-        flops = training_flops_per_token(spec, window)
+        spec = replace(model, context=max(model.context, room.model_context))
+        flops = training_flops_per_token(spec, room.context)
     else:
-        shape, spec = described(model, place), None
-        window, _ = windows_of(request, shape.context, False, "decoder", device)
+        spec = None
         with torch.device("meta"):
             flops = linear_flops(HubShape(model))
     tokenizer = starting_model(place).tokenizer if request.base is not None else Tokenizer.load(Path(place))
@@ -156,7 +157,7 @@ def outline_of(
         place,
         task,
         objective,
-        window,
+        room.context,
         0,
         spec,
         shape.parameters,
@@ -165,6 +166,7 @@ def outline_of(
         True,
         flops,
         tokenizer,
+        room=room,
     )
 
 

@@ -15,8 +15,10 @@ from lavra.core.progress import Waiting, log
 from lavra.core.units import show_count, show_duration
 from lavra.data.token_store.prepare import open_prepared
 from lavra.data.tokenizers.tokenizer import Tokenizer
+from lavra.models.native.building import parameters_of
 from lavra.models.presets import preset
 from lavra.models.spec import DecoderSpec
+from lavra.objectives.room import Room
 from lavra.planning.budget import demand_text, worth
 from lavra.planning.corpus_stats import CorpusStats, corpus_stats, corpus_stats_of_prepared
 from lavra.planning.fitting import memory_forecast
@@ -28,7 +30,7 @@ from lavra.planning.machine.memory import estimate_memory
 from lavra.planning.machine.timed_steps import probe_dry_run
 from lavra.planning.scaling_law.past_runs import Calibration, load_calibration
 from lavra.tasks.base import Task
-from lavra.tasks.datasets import DataSize, RowShape
+from lavra.tasks.datasets import DataDescription, DataSize, RowShape
 from lavra.training.batches import DistributedInfo
 from lavra.training.devices import choose_device, use_threads
 from lavra.training.plan import Plan
@@ -40,9 +42,11 @@ from lavra.workflows.models.open import hugging_face_folder
 from lavra.workflows.planning.forecast import COMFORTABLE_BUDGET, expected_start, forecast_of, notes_on
 from lavra.workflows.planning.model import asked_shape, described, outline_of, planned_task, starting_model
 from lavra.workflows.training.autoconfig import Machine, autoconfig, draft_model, given_seconds, learner_of
+from lavra.workflows.training.compiled_parts import compiled_parts
 from lavra.workflows.training.limits import refuse_impossible
 from lavra.workflows.training.run_length import steps_within, with_length
 from lavra.workflows.training.techniques import cost_of_steps, perturbs_weights
+from lavra.workflows.training.usual_length import training_budget, with_usual_length
 
 _SHORTEST_BUDGET = 10.0
 """Seconds that start-up, timed steps and the final evaluation take by themselves; a shorter budget is refused."""
@@ -78,6 +82,7 @@ def plan(request: PlanRequest) -> PlanReport | LabelPlan:
     if labelled is not None:
         return plan_labels(request, labelled)
     task, objective = planned_task(request)
+    request = training_budget(with_usual_length(request, task, objective))
     calibration = load_calibration()
     hardware = _hardware(request)
     log(f"hardware: {hardware.name}, {hardware.peak_flops / 1e12:,.3g} TFLOP/s of {hardware.precision}")
@@ -87,15 +92,24 @@ def plan(request: PlanRequest) -> PlanReport | LabelPlan:
     data, before = _Size(request, text, start), _seconds_before(hardware, text)
     model = start or draft_model(request, machine, data.bytes, before)
     learner = learner_of(request, model, data, task, objective)
-    planned = autoconfig(request, machine, learner, data, DistributedInfo(), spent=before)
+    facts = task.asked(request, DataDescription())
+    planned = autoconfig(request, machine, learner, data, DistributedInfo(), facts, spent=before)
     shape = learner.spec or Path(hugging_face_folder(planned.base or "") or planned.base or "")
-    flops = count_flops(shape, planned.context, task.predicted((planned.mask_rate, planned.final_mask_rate)))
+    flops = _flops(planned, shape)
     _tell_roughly(request, planned, flops, machine)
     planned, speed = _timed(request, hardware, planned, shape, flops, machine, source)
     planned = _sized(request, planned, data, speed, before)
     report = _report(request, hardware, planned, shape, flops, speed, text, data, calibration)
     report = replace(report, preparation_seconds=before if hardware.here else None)
     return _with_loss(request, report, text, calibration, task)
+
+
+def _flops(planned: Plan, shape: DecoderSpec | Path) -> FlopCount:
+    """Return the FLOPs of a training step for each token of text, as the run will reckon them."""
+    if isinstance(shape, DecoderSpec):
+        return FlopCount(parameters_of(shape), planned.flops_per_token, planned.context)
+    room = Room(planned.context, planned.context, planned.growth)
+    return count_flops(shape, planned.context, planned.predicted, room)
 
 
 def _check(request: PlanRequest) -> None:
@@ -254,7 +268,9 @@ def _timed(
         return planned, by_peak
     plain = replace(dry_run, perturbs=False)  # the cost of the techniques is reckoned
     probe = probe_dry_run(plain, rows, machine.device, _PROBE_SECONDS, compile=planned.compile)
-    return planned, Speed.from_probe(probe.tokens_per_second / cost, hardware.peak_flops, cost * flops.exact)
+    # Tokens of text, of which an objective makes longer sequences, and few of which may be targets.
+    tokens = rows * plain.micro_batches * planned.context / probe.step_seconds
+    return planned, Speed.from_probe(tokens / cost, hardware.peak_flops, cost * flops.exact)
 
 
 def _tell_roughly(request: PlanRequest, planned: Plan, flops: FlopCount, machine: Machine) -> None:
@@ -347,8 +363,9 @@ def _with_loss(
     request: PlanRequest, report: PlanReport, text: CorpusStats | None, calibration: Calibration, task: Task
 ) -> PlanReport:
     """Return the report with the forecast of the loss, by the law or a pilot, and with its notes."""
-    if request.pilot and not task.follows_scaling_law:
-        raise InputError(f"--pilot extrapolates the loss of language modelling, not of {task.name}", "leave it out")
+    reason = None if report.plan is None else task.no_forecast(report.plan.objective)
+    if request.pilot and reason is not None:
+        raise InputError(f"--pilot extrapolates by a scaling law, and there is none here: {reason}", "leave it out")
     if request.base is None and report.plan is not None and task.follows_scaling_law:
         model = report.plan.model or Path(request.model.preset)
         start = expected_start(model, report.tokens, report.flops, text)
@@ -364,4 +381,10 @@ def _with_loss(
         from lavra.workflows.planning.tuning_pilot import tuned
 
         report = tuned(request, report)
-    return replace(report, notes=tuple(notes_on(request, report)))
+    if report.forecast is None:
+        reason = reason or "what an adapted model reaches depends on its pretraining; pilot runs (--pilot 5%) tell"
+        report = replace(report, no_forecast=reason)
+    caveat = None if report.plan is None or report.forecast is None else task.forecast_caveat(report.plan.objective)
+    compiled = "" if report.plan is None else compiled_parts(report.plan, request.machine.compile)
+    told = [one for one in (caveat, compiled) if one]
+    return replace(report, notes=(*told, *notes_on(request, report)))

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 
 from lavra.config.denoising import DenoisingConfig
-from lavra.config.training import ModelConfig, SetupConfig, TrainConfig
+from lavra.config.training import ModelConfig, TrainConfig
 from lavra.config.transforms import TransformConfig
 from lavra.core.errors import InputError
+from lavra.models.hf.model import HFModel
 from lavra.models.native.building import parameters_of
 from lavra.models.presets import as_encoder, as_encoder_decoder, named_architecture, preset
+from lavra.models.replaced_tokens import generator_spec, outline_of_encoder
 from lavra.models.spec import DecoderSpec
+from lavra.objectives.room import Room
 from lavra.planning.budget import (
     BYTES_PER_TOKEN,
     TOKENS_PER_PARAMETER,
@@ -24,7 +27,7 @@ from lavra.planning.budget import (
     draft_shape,
     tokens_that_fit,
 )
-from lavra.planning.machine.flops import training_flops_per_token
+from lavra.planning.machine.flops import text_flops_per_token, training_flops_per_token
 from lavra.tasks.base import ModelKind, Task
 from lavra.tasks.datasets import DataSize
 from lavra.tasks.embedding import EmbeddingTask
@@ -219,25 +222,6 @@ def _overridden(spec: DecoderSpec, asked: ModelConfig) -> DecoderSpec:
     return replace(spec, **given)
 
 
-_MASK_RATE = 0.3
-"""Share of the tokens that the masked objective predicts from scratch (Wettig et al. 2022, arXiv 2202.08005: more than
-BERT's 15 % is better), and with a base model."""
-_MASK_RATE_OF_A_BASE = 0.15
-
-
-def mask_rates(config: SetupConfig, base: Base | None) -> tuple[float, float]:
-    """Return the share of the tokens that the masked objective predicts at the beginning and at the end of a run.
-
-    Args:
-        config: The request.
-        base: The base model; None for training from scratch.
-    """
-    asked = config.objective
-    usual = _MASK_RATE if base is None else _MASK_RATE_OF_A_BASE
-    first = usual if asked.mask_rate is None else asked.mask_rate
-    return first, first if asked.final_mask_rate is None else asked.final_mask_rate
-
-
 @dataclass(frozen=True)
 class Learner:
     """What learns and from what, before the length of the run is known.
@@ -254,6 +238,7 @@ class Learner:
         isolate: Whether the documents of a sequence are kept apart.
         seed: Seed of the run.
         growth: Tokens that the model computes for each token of text.
+        predicted: Share of these at which the head is computed.
     """
 
     task: Task
@@ -267,6 +252,7 @@ class Learner:
     isolate: bool
     seed: int
     growth: float = 1.0
+    predicted: float = 1.0
 
 
 def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, task: Task, objective: str) -> Learner:
@@ -279,28 +265,49 @@ def learner_of(config: TrainConfig, model: DecoderSpec | Base, data: DataSize, t
         task: The task.
         objective: The name of the objective.
     """
+    predicted = task.predicted(task.mask_rates(config.objective, adapting=not isinstance(model, DecoderSpec)))
     if isinstance(model, DecoderSpec):
         wanted = data.context or model.context
         room = task.room(config.objective, objective, model.architecture, wanted, None, base=None)
         # A row may be several texts that are read apart: then the model reads what the longest of them has.
         longest = getattr(data, "longest_text", None) or room.model_context
-        source, predicted = data.source_context if task.sources else 0, task.predicted(mask_rates(config, None))
+        source = data.source_context if task.sources else 0
         spec = replace(
             model,
             vocabulary=data.vocabulary,
             context=max(longest, source),
             prefix_attention=room.bidirectional,
         )
-        base, parameters, context = None, parameters_of(spec), room.context
-        growth, flops, packs = room.growth, training_flops_per_token(spec, longest, predicted, source), True
+        base, parameters, context, packs = None, parameters_of(spec), room.context, True
+        flops = text_flops_per_token(spec, room, predicted, getattr(data, "longest_text", None), source)
     else:
         spec, base, parameters, source = model.spec, model, model.parameters, model.source_window
-        context = min(model.window, data.context or model.window)
-        growth, flops, packs = model.growth, model.flops_per_token, model.supports_packing
-    isolate = config.text.isolate and packs and task.packs
+        context, packs = min(model.window, data.context or model.window), model.supports_packing
+        room = model.room or Room(context, context)
+        if spec is None:
+            flops = _flops_of_wrapped(model, room, predicted)
+        else:
+            flops = text_flops_per_token(spec, room, predicted, source=source if task.sources else 0)
+    if room.targets is not None:
+        predicted = min(1.0, room.targets / (room.lengths or (room.growth, 0.0))[0])
+    isolate, growth = config.text.isolate and packs and task.packs, room.growth
     return Learner(
-        task, objective, spec, base, parameters, context, source, growth * flops, isolate, config.seed, growth
+        task, objective, spec, base, parameters, context, source, flops, isolate, config.seed, growth, predicted
     )
+
+
+def _flops_of_wrapped(base: Base, room: Room, predicted: float) -> float:
+    """Return the FLOPs for each token of text of a model of `transformers`, in its linear layers; and those of a
+    generator beside it."""
+    if base.opened is None:
+        return room.growth * base.flops_per_token
+    head = 6.0 * base.model.output_projection()[0].numel()
+    targets = predicted * room.growth if room.targets is None else room.targets
+    flops = room.growth * (base.flops_per_token - head) + targets * head
+    if room.generator and isinstance(base.model, HFModel):
+        spec = generator_spec(outline_of_encoder(base.model), room.generator)
+        flops += training_flops_per_token(spec, base.window, 0.0)
+    return flops
 
 
 def autoconfig(
@@ -327,7 +334,7 @@ def autoconfig(
         InputError: If the lengths of the request contradict each other, or no step fits into the time budget.
     """
     world, adapting, asked = distributed.world_size, learner.base is not None, config.objective
-    mask_rate, final_mask_rate = mask_rates(config, learner.base)
+    mask_rate, final_mask_rate = learner.task.mask_rates(asked, adapting=adapting)
     cost, group = cost_of_steps(config.technique), rows_together(config.technique)
     budget, per_token = given_seconds(config), cost * learner.flops_per_token / machine.expected_flops
     seconds = None if budget is None else seconds_to_train(budget, spent)
@@ -396,6 +403,7 @@ def autoconfig(
         pure_mask=asked.pure_mask,
         denoising=DenoisingConfig(**{one.name: getattr(asked, one.name) for one in fields(DenoisingConfig)}),
         growth=learner.growth,
+        predicted=learner.predicted,
         transforms=_transforms(config.transforms, learner.base),
         budget_seconds=None if seconds is None else spent + seconds,
         **warm_start,

@@ -45,7 +45,8 @@ def finish(job: JobParts) -> dict[str, Any]:
     computed = trainer.computed()
     step, targets = trainer.step, trainer.targets
     store = CheckpointStore(run.checkpoints, job.config.keep_checkpoints, on_warning=run.log)
-    delivered = checkpoint_to_deliver(store, run, step) if job.config.deliver == "best" else None
+    best = job.config.deliver == "best" and job.task.comparable_losses
+    delivered = checkpoint_to_deliver(store, run, step) if best else None
     if delivered is not None:
         trainer.restore(delivered.load, delivered.state)
     job.undo_compilation()  # evaluation and generation use many shapes, and each would be compiled anew
@@ -126,7 +127,8 @@ def export_model(job: JobParts) -> dict[str, Any] | None:
         check = write_merged(run, run / MODEL_FOLDER, plan, weights, data.tokenizer, batch)
         return None if check is None else check.to_json()
     files = companions_folder(run, data.folder)
-    write_model(run / MODEL_FOLDER, job.model, data.tokenizer, files, weights, (plan.task, plan.facts))
+    head = (plan.task, plan.facts) if job.task.keeps_head else None
+    write_model(run / MODEL_FOLDER, job.model, data.tokenizer, files, weights, head)
     return None
 
 

@@ -108,9 +108,23 @@ def with_forecast(
                 else ""
             )
         )
+        if caveat := find_task(plan.task).forecast_caveat(plan.objective):
+            log(f"note: {caveat}")
         if note := repetition_note(plan.epochs):
             log(f"note: {note}")
-    return replace(plan, forecast=expected)
+    reason = _reason_for_none(plan) if law is None else ""
+    if reason:
+        log(f"no forecast of the loss: {reason}")
+    return replace(plan, forecast=expected, no_forecast=reason)
+
+
+def _reason_for_none(plan: Plan) -> str:
+    """Return why the loss of a run on text is not forecast; nothing for other tasks, which forecast on their own."""
+    task = find_task(plan.task)
+    if task.rows != "text":
+        return ""
+    adapted = "what an adapted model reaches depends on its pretraining"
+    return task.no_forecast(plan.objective) or (adapted if plan.base else "no scaling law is known for such a model")
 
 
 def seconds_by_peak(plan: Plan, flops: float) -> float:
@@ -177,6 +191,8 @@ def _shape_to_dry_run(plan: Plan, home: Path | None) -> DecoderSpec | Path | Non
     """Return the shape of the model: lavra's own, or a folder of a decoder or encoder of `transformers`; or None."""
     if plan.model is not None:
         return plan.model
+    if plan.facts.get("generator_share"):
+        return None  # of a model of transformers the outline of its generator is known only once it was opened
     folder = None if home is None else home / BASE
     return folder if folder is not None and (folder / CONFIG).is_file() and not plan.source_context else None
 
@@ -260,6 +276,8 @@ class LiveForecast:
     def __init__(self, run: RunFolder, plan: Plan, data: Dataset, law: ScalingLaw) -> None:
         self.run, self.plan, self.data, self.law = run, plan, data, law
         self._said: float | None = None
+        # Validations read the rows as training does, which is not how the finished model is measured.
+        self._read = " as its validations read it" if find_task(plan.task).forecast_caveat(plan.objective) else ""
 
     def on(self, event: str, info: Mapping[str, Any]) -> Request | None:
         """Forecast the final loss after a validation; other events are ignored."""
@@ -270,7 +288,7 @@ class LiveForecast:
         if found is None:
             return None
         line = (
-            f"forecast: {found.value:.3f} bits per byte of validation text at the end "
+            f"forecast: {found.value:.3f} bits per byte of validation text{self._read} at the end "
             f"[{found.low:.3f}, {found.high:.3f}], by the validation curve so far"
         )
         self.run.log(f"step {info['step']}: {line}")

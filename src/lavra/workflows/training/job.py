@@ -69,6 +69,7 @@ from lavra.workflows.training.updates import (
     stability_every,
     update_chain,
 )
+from lavra.workflows.training.usual_length import with_usual_length
 
 _MOST_LOGGED = 5000
 """Most lines of training metrics that a run writes."""
@@ -118,17 +119,17 @@ class TrainingJob(JobParts):
         prepared = _prepared(config, home, machine, described) if first else None
         wait_for_ranks(distributed)  # the others read what was prepared
         base, task, objective, data = prepared or _read_prepared(config, home, device, described)
+        config = with_usual_length(config, task, objective)
         spent = max_over_ranks(time.monotonic() - began, distributed)
         model = base or draft_model(config, machine, data.bytes, spent)
         learner = learner_of(config, model, data, task, objective)
-        facts = task.facts(data)
+        facts, asked = task.facts(data), task.asked(config, described)
         if isinstance(data, LabelledDataset):
             longest, texts = data.longest_text or learner.context, len(data.prepared.train)
             kind = kind_from_scratch(config) if base is None else base.model.kind
             head = head_facts(config.head, kind, learner.isolate, longest, texts)
-            asked = task.asked(config, described)
-            facts = {**with_known(facts, known or {}), "columns": data.columns_read, "head": head, **asked}
-        plan = autoconfig(config, machine, learner, data, distributed, facts, spent)
+            facts = {**with_known(facts, known or {}), "columns": data.columns_read, "head": head}
+        plan = autoconfig(config, machine, learner, data, distributed, {**facts, **asked}, spent)
         if first:
             _tell_of_vocabulary(config, plan)
             _tell_of_preparation(config, plan, spent)
@@ -322,9 +323,16 @@ class TrainingJob(JobParts):
             Diverged: If the loss stays not finite, by the policy for anomalies.
         """
         trainer, run, plan, config = self.trainer, self.run, self.plan, self.config
+        comparable = self.task.comparable_losses
+        if not comparable and config.early_stopping is not None:
+            raise InputError(
+                f"--early-stopping compares validation losses, and those of {plan.objective} at different steps are of "
+                "different questions",
+                "leave it out",
+            )
         if self.checkpoint is not None:
             trainer.restore(self.checkpoint.load, self.checkpoint.state)
-        watch = OverfittingWatch(run, plan, self._patience()) if run is not None else None
+        watch = OverfittingWatch(run, plan, self._patience()) if run is not None and comparable else None
         callbacks = self._callbacks(watch)
         budget = self.time_budget
         loop = Loop(

@@ -30,7 +30,7 @@ def measure_surgery(job: JobParts) -> None:
     surgery = base.surgery
     record: dict[str, Any] = {"changes": list(surgery.changes)}
     if (reason := _why_not(job, base, surgery)) is None:
-        record |= _losses(job, surgery, base.growth)
+        record |= _losses(job, surgery, 1.0 if base.room is None else base.room.growth)
         length, loss = record["context"], record["validation_loss"]
         run.log(
             f"surgery: {'; '.join(surgery.changes)}; on sequences of {length:,} tokens the validation loss is "

@@ -25,6 +25,8 @@ from lavra.objectives.multi_sample import MultiSampleDropout
 from lavra.objectives.progressive_length import ProgressiveLength
 from lavra.objectives.r_drop import RDrop
 from lavra.objectives.random_crop import RandomCrop
+from lavra.objectives.replaced_tokens import ReplacedTokens
+from lavra.objectives.wrapping import innermost
 from lavra.tasks.datasets import Dataset, ExampleDataset
 from lavra.training.trainer import Trainer
 from lavra.training.updates import (
@@ -118,6 +120,11 @@ def _refuse_misfits(given: Sequence[str], objective: Objective, model: Decoder |
 
     if (flag := first(_OF_LABELS)) and dataset.rows != "labelled":
         raise InputError(f"{flag} is for texts with labels", "leave it out")
+    if "cutout" in given and isinstance(innermost(objective), ReplacedTokens):
+        raise InputError(
+            "--cutout takes tokens from what is read, and electra's detector reads what its generator wrote",
+            "leave it out",
+        )
     if isinstance(objective, ComparingObjective) or model.kind == "encoder-decoder":
         raise InputError(f"{first(given)} does not fit the task or the model", "leave it out")
     if (flag := first(_OF_TEXTS)) and not hasattr(head_of(model), "pooled"):

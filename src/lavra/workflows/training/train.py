@@ -25,6 +25,7 @@ from lavra.training.plan import Plan
 from lavra.workflows.labels.baseline import fit_linear_baseline
 from lavra.workflows.labels.linear_run import is_linear_request, train_linear
 from lavra.workflows.models.open import refuse_absent
+from lavra.workflows.training.compiled_parts import compiled_parts
 from lavra.workflows.training.first_look import located, look_first, no_ghost
 from lavra.workflows.training.forecast import seconds_by_peak, with_forecast
 from lavra.workflows.training.job import TrainingJob, plan_writer
@@ -118,6 +119,8 @@ def prepared_job(
     _log_plan(plan, job.dataset, began, left)
     if job.trainer.step:
         log(f"{counted(job.trainer.step, 'step')} of these already taken, to measure the speed")
+    if told := compiled_parts(plan, config.machine.compile):
+        log(told)
     if plan.budget_seconds is not None and distributed.world_size == 1 and begins_alike(plan, config):
         after = seconds_after(plan, plan.probe["step_seconds"] / plan.batch_tokens)
         end = job.began + plan.budget_seconds - after
