@@ -79,20 +79,20 @@ def _some(collection: Collection, problems: BadRows) -> Iterator[Document]:
     documents = collection.documents()
     first = next(documents, None)
     if first is None:
-        raise without_documents(collection, problems)
+        raise without_documents(collection.name, problems)
     return chain([first], documents)
 
 
-def without_documents(collection: Collection, problems: BadRows) -> InputError:
+def without_documents(name: str, problems: BadRows) -> InputError:
     """Return the error that a collection has no document, with what was wrong with its rows.
 
     Args:
-        collection: The collection.
+        name: The name of the collection.
         problems: What was counted while it was read.
     """
     reason = "\n".join(warning_lines(problems))
     return InputError(
-        f"{collection.name} has no document with text" + (f"\n{reason}" if reason else ""),
+        f"{name} has no document with text" + (f"\n{reason}" if reason else ""),
         problems.remedy() or "check the corpus file",
     )
 

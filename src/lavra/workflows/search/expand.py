@@ -94,7 +94,7 @@ def expand(config: ExpandConfig) -> ExpansionReport:
     collection = DeduplicateIds(open_collection(config.collection, problems), problems)
     sample = [document.contents for document in islice(collection.documents(), _SAMPLE)]
     if not sample:
-        raise without_documents(collection, problems)
+        raise without_documents(collection.name, problems)
     opened = open_query_generator(config)
     scorer = open_query_scorer(config, opened)
     request = _request(config, opened, scorer)

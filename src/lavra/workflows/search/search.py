@@ -401,7 +401,7 @@ def _analyzer(
     if not guess.words:
         problems.forget()
         if next(collection.documents(), None) is None:
-            raise without_documents(collection, problems)
+            raise without_documents(collection.name, problems)
     if guess.language not in LANGUAGES:
         found = f"look {guess.name}, for which there is no analyzer" if guess.language else "tell no language"
         raise InputError(f"the documents of {collection.name} {found}", "say --language pt or --language en")
