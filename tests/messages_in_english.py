@@ -36,6 +36,7 @@ MODULES: dict[str, tuple[str, ...]] = {
 
 TEXTS: dict[str, tuple[str, ...]] = {
     "parts of an HTML page or a picture, in modules that also speak in the terminal": (
+        "There is no forecast of the loss: {reason}.",
         "Is the difference more than chance?",
         "Compared with {baseline}, the baseline.",
         "Validation by tokens",

@@ -27,7 +27,7 @@ from lavra.search.reranking import CrossEncoderReranker
 from lavra.text.analyzers import Analyzer
 from lavra.vectors.protocols import TextEncoder
 from lavra.workflows.embeddings.open_encoder import open_encoder
-from lavra.workflows.embeddings.pair_scores import pair_scores
+from lavra.workflows.embeddings.pair_scores import open_teacher
 from lavra.workflows.search.query_generators import open_scorer
 from word_vectors import WordEncoder
 
@@ -204,7 +204,7 @@ def test_scores_are_the_models_own_whatever_the_grouping(kind: str, bi_encoder: 
 
 def test_raw_scores_are_those_before_the_activation(cross_encoder: Path) -> None:
     pairs = [("aa", "aa bb cc"), ("zz yy", "dd ee")]
-    raw = pair_scores(str(cross_encoder), pairs, "cpu")
+    raw = open_teacher(str(cross_encoder), "cpu").raw_scores(pairs)
     scores = CrossEncoderReranker(cross_encoder, CPU).score(*pairs[0][:1], [pairs[0][1]])
     assert raw.shape == (2,)
     assert np.allclose(1 / (1 + np.exp(-raw[0])), scores[0], atol=1e-6)

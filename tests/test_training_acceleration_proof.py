@@ -347,10 +347,10 @@ def test_kernels_of_attention_are_given_up_where_they_are_to_blame(monkeypatch: 
     lines: list[str] = []
     trainer, plain = (tiny_trainer(updates=guarded, report=lines.append) for _ in range(2))
     run(trainer, 2)
-    for way in ("causal", "masked"):
+    for way in ("causal", "masked", "products"):
         monkeypatch.setitem(attention.WAYS, way, lambda q, *_: nan_gradient(q))
     assert trainer.run_step().applied
-    assert attention.distrusted_ways() == ("causal", "documents", "masked", "whole")
+    assert attention.distrusted_ways() == ("causal", "documents", "masked", "products", "whole")
     assert "the library's kernels of attention" in lines[-1]
     with attention.attending_plainly():
         run(plain, 3)

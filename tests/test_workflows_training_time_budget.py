@@ -164,7 +164,7 @@ def test_where_time_is_short_the_steps_that_were_timed_are_not_lost():
     report = cast("StepReport", None)
     timed = TimedSteps(Probe(5.0, 5.0, 5, guess.batch_tokens / 5.0), (report,) * 6, lambda: None)
     data = cast("Dataset", FakeData())
-    for spent, more in ((99.0, False), (50.0, True)):
+    for spent, more in ((99.0, False), (60.0, True)):
         plan, kept = length_by_speed(guess, TrainConfig(), data, timed, spent, kept=True)
         assert kept
         assert plan.steps >= 6

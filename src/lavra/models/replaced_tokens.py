@@ -117,7 +117,7 @@ class ReplacedTokenHead(Head):
             generator: Random generator on the CPU; None takes a new one that the global one seeds.
         """
         if generator is None:
-            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+            generator = torch.Generator("cpu").manual_seed(int(torch.randint(2**62, ())))
         # So small that the odds begin even, however large the features of a base model are.
         nn.init.normal_(self.output.weight, std=0.02 * self.width**-0.5, generator=generator)
         nn.init.zeros_(self.output.bias)

@@ -52,6 +52,8 @@ def operated_model(opened: OpenModel, asked: ModelConfig) -> tuple[OpenModel, Su
     if asked.positions is None and not longer:
         _refuse_idle_extension(asked, opened.model.context)
         return opened, None
+    if asked.positions is None and opened.model.kind == "encoder-decoder":
+        return opened, None  # the context is refused later, with the number that the model allows
     given = opened
     if isinstance(opened.model, HFModel):
         try:
