@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import lavra
+from finished_runs import weights
 from lavra.core.errors import InputError
 from lavra.tasks.datasets import DataDescription
 from lavra.tasks.embedding import EmbeddingTask
 from lavra.tasks.embedding_columns import columns_of, negatives_of
 from lavra.tasks.table import choose_task
-from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.workflows.models.open import open_model
 from test_workflows_headless import body_of
 
@@ -72,12 +72,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def train(data: Path, out: Path, **options: Any) -> lavra.Run:
     return lavra.train(data, out=str(out), **{**TINY, **options})
-
-
-def weights(run: lavra.Run) -> dict[str, torch.Tensor]:
-    checkpoint = CheckpointStore(run.path / "checkpoints").latest()
-    assert checkpoint is not None
-    return checkpoint.load("master_weights")
 
 
 # Which columns are read.

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import lavra
+from finished_runs import weights
 from labelled_rows import QUICK, encoder, tagged, write
 from lavra.config.training import TextConfig, TrainConfig
 from lavra.core.errors import InputError
@@ -21,7 +22,6 @@ from lavra.tasks.datasets import DataDescription
 from lavra.tasks.table import choose_task
 from lavra.tasks.tagging import BASELINE, MAJORITY, TaggedSentence, frequent_tags, measure_tags, tag
 from lavra.training.batches import DistributedInfo
-from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.workflows.classify import classify_file
 from lavra.workflows.models.open import open_model
 from lavra.workflows.training.autoconfig import Machine
@@ -43,12 +43,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 def request(folder: Path, base: str, rows: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
     train, validation = write(folder / "rows.jsonl", rows[8:]), write(folder / "dev.jsonl", rows[:8])
     return {**QUICK, "data": (train,), "text": {"validation": (validation,)}, "base": base, "check": False, **fields}
-
-
-def weights(run: lavra.Run) -> dict[str, torch.Tensor]:
-    checkpoint = CheckpointStore(run.path / "checkpoints").latest()
-    assert checkpoint is not None
-    return checkpoint.load("master_weights")
 
 
 def train(asked: dict[str, Any], out: Path) -> lavra.Run:

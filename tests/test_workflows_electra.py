@@ -9,7 +9,6 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 import torch
 
 import lavra
+from finished_runs import topics_of_python, weights
 from labelled_reviews import reviews, write_rows
 from lavra.checks.suite import FULL
 from lavra.config.training import (
@@ -36,7 +36,6 @@ from lavra.planning.machine.flops import training_flops_per_token
 from lavra.planning.machine.memory import estimate_memory
 from lavra.reports.run_summary import summary
 from lavra.training.batches import DistributedInfo
-from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.fault_injection import injected
 from lavra.workflows.export.export import export
 from lavra.workflows.models.open import open_model
@@ -58,21 +57,12 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "topics.jsonl"
-    rows = [{"text": topic[:1500]} for topic in sorted(topics.values(), key=len)[10:50]]
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf8")
-    return path
+    return topics_of_python(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
 def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> lavra.Run:
     return lavra.train(text, out=str(tmp_path_factory.mktemp("runs") / "electra"), **SMALL)
-
-
-def weights(run: lavra.Run) -> dict[str, torch.Tensor]:
-    checkpoint = CheckpointStore(run.path / "checkpoints").latest()
-    assert checkpoint is not None
-    return checkpoint.load("master_weights")
 
 
 def test_an_encoder_is_trained_beside_a_generator(run: lavra.Run):

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import lavra
+from finished_runs import weights
 from lavra.config.generation import GenerateOptions
-from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.fault_injection import injected
 from lavra.workflows.export.export import export
 from lavra.workflows.generation.generate import generate
@@ -45,12 +45,6 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> lavra.Run:
     return lavra.train(pairs, out=str(tmp_path_factory.mktemp("runs") / "both"), **SMALL)
-
-
-def weights(run: lavra.Run) -> dict[str, torch.Tensor]:
-    checkpoint = CheckpointStore(run.path / "checkpoints").latest()
-    assert checkpoint is not None
-    return checkpoint.load("master_weights")
 
 
 def test_seq2seq_trains_an_encoder_decoder_from_nothing(run: lavra.Run) -> None:

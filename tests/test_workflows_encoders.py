@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 import lavra
+from finished_runs import topics_of_python, weights
 from labelled_reviews import reviews, write_rows
 from lavra.config.training import ModelConfig, ObjectiveConfig, SetupConfig, TextConfig
 from lavra.core.disk.run_folder import RunFolder
@@ -26,7 +26,6 @@ from lavra.models.spec import DecoderSpec
 from lavra.planning.machine.flops import training_flops_per_token
 from lavra.reports.run_summary import summary
 from lavra.tasks.table import kind_from_scratch
-from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.fault_injection import injected
 from lavra.workflows.classify import classify
 from lavra.workflows.datasets.preparation import prepare_text
@@ -49,21 +48,12 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "topics.jsonl"
-    rows = [{"text": topic[:1500]} for topic in sorted(topics.values(), key=len)[10:50]]
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf8")
-    return path
+    return topics_of_python(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
 def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> lavra.Run:
     return lavra.train(text, out=str(tmp_path_factory.mktemp("runs") / "encoder"), **SMALL)
-
-
-def weights(run: lavra.Run) -> dict[str, torch.Tensor]:
-    checkpoint = CheckpointStore(run.path / "checkpoints").latest()
-    assert checkpoint is not None
-    return checkpoint.load("master_weights")
 
 
 def test_the_masked_objective_trains_an_encoder_from_nothing(run: lavra.Run) -> None:

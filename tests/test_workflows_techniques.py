@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import lavra
+from finished_runs import weights
 from hf_models import hf_model
 from lavra.config.techniques import TechniqueConfig
 from lavra.config.training import OptimizationConfig, TrainConfig
@@ -31,7 +32,6 @@ from lavra.objectives.wrapping import Wrapper, innermost
 from lavra.planning.machine.dry_run import DryRun
 from lavra.planning.machine.memory import estimate_memory
 from lavra.planning.machine.timed_steps import Probe, TimedSteps
-from lavra.training.checkpoints.checkpoints import CheckpointStore
 from lavra.training.fault_injection import injected
 from lavra.training.optimizers.optimizers import layer_factors
 from lavra.training.optimizers.schedules import Schedule
@@ -83,12 +83,6 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"text": f"{kinds[n % 2][1]} {n}" + " of them" * (n % 5), "label": kinds[n % 2][0]} for n in range(120)]
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf8")
     return path
-
-
-def weights(run: lavra.Run) -> dict[str, torch.Tensor]:
-    checkpoint = CheckpointStore(run.path / "checkpoints").latest()
-    assert checkpoint is not None
-    return checkpoint.load("master_weights")
 
 
 def test_a_run_with_many_techniques_is_checked_killed_resumed_and_measured(reviews: Path, tmp_path: Path):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lavra.models.families.bert import BERT, BERT_PARTS, POSITIONS_AND_TYPES, TYPES
+from lavra.models.families.bert import BERT, BERT_PARTS, POSITIONS_AND_TYPES, SIZES, TYPES, embeddings
 from lavra.models.families.family import Family, Names
 from lavra.models.families.gpt2 import ACTIVATIONS
 from lavra.models.families.layouts import QUERY_KEY_VALUE, VOCABULARY
-from lavra.models.families.rules import Choice, Config, Dropout, Fixed, Only, Same, unsupported
+from lavra.models.families.rules import Choice, Config, Fixed, Only, Same, unsupported
 from lavra.models.spec import DecoderSpec
 
 _LAYER = "encoder.albert_layer_groups.0.albert_layers.{}"
@@ -41,27 +41,15 @@ ALBERT = Family(
     note=BERT.note,
     rules=(
         Fixed({**BERT_PARTS, "factorized": True}),
-        Same("vocabulary", "vocab_size"),
-        Same("context", "max_position_embeddings", 512),
-        Same("width", "hidden_size"),
-        Same("embedding_width", "embedding_size", 128),
+        *SIZES,
         _Group(),
-        Same("heads", "num_attention_heads"),
-        Same("mlp_width", "intermediate_size"),
-        Same("norm_epsilon", "layer_norm_eps", 1e-12),
+        Same("context", "max_position_embeddings", 512),
+        Same("embedding_width", "embedding_size", 128),
         Choice("activation", "hidden_act", ACTIVATIONS, "gelu_new"),
-        Dropout(("hidden_dropout_prob", "attention_probs_dropout_prob")),
-        Only("tie_word_embeddings", True),
         Only("type_vocab_size", TYPES),
     ),
     names=(
-        Names("embedding", ("embeddings.word_embeddings",), VOCABULARY),
-        Names(
-            "position_embedding",
-            ("embeddings.position_embeddings", "embeddings.token_type_embeddings"),
-            POSITIONS_AND_TYPES,
-        ),
-        Names("embedding_norm", ("embeddings.LayerNorm",)),
+        *embeddings(POSITIONS_AND_TYPES),
         Names("input_projection", ("encoder.embedding_hidden_mapping_in",)),
         Names(
             "blocks.{}.attention.qkv",

@@ -7,7 +7,7 @@ import torch
 from lavra.models.families.family import Family, Names
 from lavra.models.families.gpt2 import ACTIVATIONS
 from lavra.models.families.layouts import QUERY_KEY_VALUE, VOCABULARY, Layout
-from lavra.models.families.rules import Choice, Dropout, Fixed, Only, Same
+from lavra.models.families.rules import Choice, Dropout, Fixed, Only, Rule, Same
 from lavra.models.spec import DecoderSpec
 
 
@@ -63,6 +63,42 @@ BLOCKS = (
 )
 """Names of the tensors of its blocks."""
 
+
+def embeddings(positions_and_types: Layout) -> tuple[Names, ...]:
+    """Return the names of the tensors of the embeddings, with the norm over their sum.
+
+    Args:
+        positions_and_types: How the table of positions and that of token types become the positions alone.
+    """
+    return (
+        Names("embedding", ("embeddings.word_embeddings",), VOCABULARY),
+        Names(
+            "position_embedding",
+            ("embeddings.position_embeddings", "embeddings.token_type_embeddings"),
+            positions_and_types,
+        ),
+        Names("embedding_norm", ("embeddings.LayerNorm",)),
+    )
+
+
+SIZES: tuple[Rule, ...] = (
+    Same("vocabulary", "vocab_size"),
+    Same("width", "hidden_size"),
+    Same("heads", "num_attention_heads"),
+    Same("mlp_width", "intermediate_size"),
+    Same("norm_epsilon", "layer_norm_eps", 1e-12),
+    Dropout(("hidden_dropout_prob", "attention_probs_dropout_prob")),
+    Only("tie_word_embeddings", True),
+)
+"""What the configurations of all of them say under the same names."""
+
+ENCODER_ALONE: tuple[Rule, ...] = (
+    Same("depth", "num_hidden_layers"),
+    Only("is_decoder", False),
+    Only("add_cross_attention", False),
+)
+"""What those say whose blocks have weights of their own, and which could be decoders, too."""
+
 BERT = Family(
     name="bert",
     title="BERT",
@@ -73,28 +109,14 @@ BERT = Family(
     note="its embedding of the second of two texts was left out: lavra's own encoder reads texts of one kind",
     rules=(
         Fixed(BERT_PARTS),
-        Same("vocabulary", "vocab_size"),
+        *SIZES,
+        *ENCODER_ALONE,
         Same("context", "max_position_embeddings", 512),
-        Same("width", "hidden_size"),
-        Same("depth", "num_hidden_layers"),
-        Same("heads", "num_attention_heads"),
-        Same("mlp_width", "intermediate_size"),
-        Same("norm_epsilon", "layer_norm_eps", 1e-12),
         Choice("activation", "hidden_act", {"gelu": "gelu", **ACTIVATIONS}, "gelu"),
-        Dropout(("hidden_dropout_prob", "attention_probs_dropout_prob")),
-        Only("tie_word_embeddings", True),
-        Only("is_decoder", False),
-        Only("add_cross_attention", False),
         Only("type_vocab_size", TYPES),
     ),
     names=(
-        Names("embedding", ("embeddings.word_embeddings",), VOCABULARY),
-        Names(
-            "position_embedding",
-            ("embeddings.position_embeddings", "embeddings.token_type_embeddings"),
-            POSITIONS_AND_TYPES,
-        ),
-        Names("embedding_norm", ("embeddings.LayerNorm",)),
+        *embeddings(POSITIONS_AND_TYPES),
         *BLOCKS,
         Names("head_transform.linear", ("cls.predictions.transform.dense",)),
         Names("head_transform.norm", ("cls.predictions.transform.LayerNorm",)),

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from lavra.models.families.bert import BERT_PARTS, BLOCKS
+from lavra.models.families.bert import BERT_PARTS, BLOCKS, ENCODER_ALONE, SIZES, embeddings
 from lavra.models.families.family import Family, Names
 from lavra.models.families.layouts import VOCABULARY, Layout
-from lavra.models.families.rules import Choice, Config, Dropout, Fixed, Only, Rule, Same, unsupported
+from lavra.models.families.rules import Choice, Config, Fixed, Rule, unsupported
 from lavra.models.spec import DecoderSpec
 
 _FIRST = 2
@@ -48,18 +48,10 @@ class _AfterPadding:
 
 _RULES: tuple[Rule, ...] = (
     Fixed(BERT_PARTS),
-    Same("vocabulary", "vocab_size"),
+    *SIZES,
+    *ENCODER_ALONE,
     _AfterPadding(),
-    Same("width", "hidden_size"),
-    Same("depth", "num_hidden_layers"),
-    Same("heads", "num_attention_heads"),
-    Same("mlp_width", "intermediate_size"),
-    Same("norm_epsilon", "layer_norm_eps", 1e-12),
     Choice("activation", "hidden_act", {"gelu": "gelu"}, "gelu"),  # that of the head is always GELU
-    Dropout(("hidden_dropout_prob", "attention_probs_dropout_prob")),
-    Only("tie_word_embeddings", True),
-    Only("is_decoder", False),
-    Only("add_cross_attention", False),
 )
 
 ROBERTA = Family(
@@ -71,13 +63,7 @@ ROBERTA = Family(
     head="lm_head.decoder",
     rules=_RULES,
     names=(
-        Names("embedding", ("embeddings.word_embeddings",), VOCABULARY),
-        Names(
-            "position_embedding",
-            ("embeddings.position_embeddings", "embeddings.token_type_embeddings"),
-            POSITIONS_AND_TYPES,
-        ),
-        Names("embedding_norm", ("embeddings.LayerNorm",)),
+        *embeddings(POSITIONS_AND_TYPES),
         *BLOCKS,
         Names("head_transform.linear", ("lm_head.dense",)),
         Names("head_transform.norm", ("lm_head.layer_norm",)),

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from lavra.core.errors import InputError
-from lavra.models.families.bert import BERT, BERT_PARTS, BLOCKS, TYPES
+from lavra.models.families.bert import BERT, BERT_PARTS, BLOCKS, ENCODER_ALONE, SIZES, TYPES
 from lavra.models.families.family import Family, Names
 from lavra.models.families.gpt2 import ACTIVATIONS
 from lavra.models.families.layouts import QUERY_KEY_VALUE_IN_PAIRS, VOCABULARY, Layout
-from lavra.models.families.rules import Choice, Config, Dropout, Fixed, Only, Same, WholeHeads
+from lavra.models.families.rules import Choice, Config, Fixed, Only, Same, WholeHeads
 from lavra.models.native.layers import rotary_table
 from lavra.models.spec import DecoderSpec
 
@@ -78,20 +78,12 @@ ROFORMER = Family(
     note=BERT.note,
     rules=(
         Fixed({**BERT_PARTS, "positions": "rope"}),
-        Same("vocabulary", "vocab_size"),
-        Same("context", "max_position_embeddings", 1536),
-        Same("width", "hidden_size"),
+        *SIZES,
+        *ENCODER_ALONE,
         _Factorized(),
-        Same("depth", "num_hidden_layers"),
-        Same("heads", "num_attention_heads"),
-        Same("mlp_width", "intermediate_size"),
-        Same("norm_epsilon", "layer_norm_eps", 1e-12),
+        Same("context", "max_position_embeddings", 1536),
         Choice("activation", "hidden_act", {"gelu": "gelu", **ACTIVATIONS}, "gelu"),
-        Dropout(("hidden_dropout_prob", "attention_probs_dropout_prob")),
-        Only("tie_word_embeddings", True),
         Only("type_vocab_size", TYPES),
-        Only("is_decoder", False),
-        Only("add_cross_attention", False),
         Only("rotary_value", False),
         WholeHeads(),
         _Table(),
